@@ -1,0 +1,174 @@
+"""Every key of a recipe, once, with its unit and meaning.
+
+The values are the stage-1 defaults of the DINOv3 system for a ViT-S/16 at 224 px. A recipe calls
+``get_config()`` and changes what differs. Time is counted in optimizer steps, amounts in images,
+sizes in pixels.
+"""
+
+import ml_collections
+
+
+def schedule(peak, *, family="v2", start=None, end=None, warmup=0, cosine=None, truncation=0.0):
+    """One hyper-parameter over time; ``schedule(0.04)`` is a constant.
+
+    family      "v2": warm-up [start, peak) in ``warmup`` steps, cosine peak -> end over ``cosine``
+                steps (None: all that remain), then constant ``end``.
+                "v1": warm-up that includes peak, cosine to ``end`` (not reached) until the last
+                step; ``truncation`` x computes it on (1+x) times the length, cut and renormalised.
+    """
+    config = ml_collections.ConfigDict()
+    config.family = family
+    config.start = float(peak if start is None else start)
+    config.peak = float(peak)
+    config.end = float(peak if end is None else end)
+    config.warmup = warmup
+    config.cosine = ml_collections.config_dict.placeholder(int)
+    config.cosine = cosine
+    config.truncation = truncation
+    return config
+
+
+def _optional(kind, value=None):
+    field = ml_collections.config_dict.placeholder(kind)
+    return field if value is None else ml_collections.FieldReference(value, field_type=kind)
+
+
+def get_config():
+    config = ml_collections.ConfigDict()
+    config.name = "base"
+    config.seed = 0  # every random draw of the run derives from it
+    config.steps = 125_000  # optimizer steps of the whole run
+
+    config.batch = batch = ml_collections.ConfigDict()
+    batch.images = 1024  # global batch B, images a step, over all devices and micro-batches
+    batch.group = 64  # images a group: the "local batch" that masks, drop path and KoLeo see
+    batch.accumulate = 1  # micro-batches a step; groups are spread over them
+
+    config.student = student = ml_collections.ConfigDict()
+    student.arch = "vit_small"  # a preset of dinov3_jax/models/presets.py
+    student.patch_size = 16  # pixels
+    student.in_channels = 3  # channels of the input image
+    student.embed_dim = _optional(int)  # width D; None: the preset's
+    student.depth = _optional(int)  # number of blocks Z; None: the preset's
+    student.num_heads = _optional(int)  # attention heads A; None: the preset's
+    student.ffn = _optional(str)  # "mlp" | "swiglu"; None: the preset's
+    student.ffn_ratio = _optional(float)  # hidden width over D; None: the preset's
+    student.ffn_align = _optional(int)  # SwiGLU hidden width rounds up to it; None: the preset's
+    student.qkv_bias = _optional(bool)  # bias on q, k, v; None: the preset's
+    student.proj_bias = True  # bias after attention
+    student.ffn_bias = True  # bias in the feed-forward layers
+    student.mask_k_bias = True  # the k third of the qkv bias counts as zero
+    student.norm = "layernorm"  # "layernorm" | "rmsnorm"
+    student.norm_eps = 1e-5  # epsilon of every norm of the backbone
+    student.storage_tokens = 4  # registers R
+    student.layerscale = _optional(float, 1e-5)  # initial gamma; None: no LayerScale
+    student.drop_path = 0.0  # share of a group's samples that skip each residual branch
+    student.untie_cls_and_patch_norms = False  # own final norm for CLS + storage tokens
+    student.untie_global_and_local_cls_norm = False  # own final CLS norm for local crops, training
+    student.rope_base = _optional(float, 100.0)  # RoPE base; None: use the two periods below
+    student.rope_min_period = _optional(float)  # with rope_max_period instead of rope_base
+    student.rope_max_period = _optional(float)
+    student.rope_normalize = "separate"  # "separate" | "max" | "min": what divides coordinates
+    student.rope_shift = _optional(float)  # coordinates += U(-s, s) per axis, training only
+    student.rope_jitter = _optional(float)  # coordinates *= exp U(-ln j, ln j) per axis
+    student.rope_rescale = _optional(float, 2.0)  # coordinates *= exp U(-ln r, ln r), both axes
+    student.rope_dtype = "float32"  # dtype of the RoPE rotation; angles are float32
+    student.dtype = "bfloat16"  # dtype of matmul inputs and of the residual stream
+    student.remat = "none"  # "none" | "dots" (keep matmul outputs) | "full" (recompute all)
+
+    config.dino = dino = ml_collections.ConfigDict()
+    dino.weight = 1.0  # factor of the CLS loss in the total
+    dino.ignore_diagonal = True  # a global crop is not compared with itself
+    dino.local_weight = schedule(1.0)  # extra factor of the local term
+    dino.head = head = ml_collections.ConfigDict()
+    head.prototypes = 65_536  # K
+    head.hidden = 2048  # width of the head's MLP
+    head.bottleneck = 256  # width before the prototypes
+    head.layers = 3  # linear layers of the MLP
+
+    config.ibot = ibot = ml_collections.ConfigDict()
+    ibot.weight = 1.0  # factor of the masked patch loss in the total
+    ibot.head = head.copy_and_resolve_references()
+    ibot.mask_probability = 0.5  # share of a group's global crops that are masked
+    ibot.mask_ratio = (0.1, 0.5)  # masked share of a masked crop's patches, from, to
+    ibot.circular_shift = False  # roll each mask by a random offset
+
+    config.koleo = koleo = ml_collections.ConfigDict()
+    koleo.weight = 0.1  # factor, per global crop
+    koleo.topk = 1  # neighbours pushed away
+    koleo.group = _optional(int)  # images searched for neighbours; None: batch.group
+
+    config.teacher = teacher = ml_collections.ConfigDict()
+    teacher.centering = "sinkhorn"  # "sinkhorn" | "softmax" (running centre, momentum 0.9)
+    teacher.momentum = schedule(0.992, end=1.0)  # EMA momentum
+    teacher.temperature = schedule(0.07, start=0.04, warmup=37_500)
+
+    config.optim = optim = ml_collections.ConfigDict()
+    optim.lr = schedule(1e-3, start=0.0, end=1e-6, warmup=12_500)  # before lr_scaling
+    optim.lr_scaling = "sqrt_1024"  # peak and end x 4 sqrt(B/1024) | "linear_256": B/256 | "none"
+    optim.weight_decay = schedule(0.04, end=0.4)  # decoupled, times lr
+    optim.beta1 = 0.9
+    optim.beta2 = 0.999
+    optim.clip = _optional(float, 3.0)  # gradient norm limit of backbone, dino_head, ibot_head each
+    optim.layer_decay = 0.9  # lr of block i times decay^(Z - i)
+    optim.patch_embed_lr = 0.2  # further lr factor of the patch embedding
+    optim.freeze_last_layer = 1250  # steps with lr 0 on the prototypes
+
+    config.data = data = ml_collections.ConfigDict()
+    data.source = "folder"  # "folder" | "shards" | "tfds" | "fashion_mnist"
+    data.path = ""  # folder, shard folder, or TFDS "name:split"; "" for fashion_mnist: find it
+    data.labels = "none"  # "none" | "folders" (class = parent folder); the loss never sees them
+    data.augment = "device"  # "device": JAX, from a uint8 canvas | "host": OpenCV
+    data.canvas = 576  # pixels, side of the canvas; larger images are shrunk into it
+    data.threads = 8  # reader threads in this process
+    data.workers = 0  # worker processes; 0: threads only
+    data.buffer = 4  # batches read ahead
+    data.max_bad_fraction = 0.05  # unreadable images over images read, above which the run stops
+
+    config.crops = crops = ml_collections.ConfigDict()
+    crops.global_size = 224  # pixels
+    crops.global_scale = (0.32, 1.0)  # share of the image's area
+    crops.local_count = 8  # L
+    crops.local_size = 96  # pixels
+    crops.local_scale = (0.05, 0.32)  # share of the image's area
+    crops.horizontal_flip = True  # flip half of the crops
+    crops.jitter_probability = 0.8  # brightness, contrast, saturation, hue in random order
+    crops.brightness = 0.4  # factor U(1-x, 1+x)
+    crops.contrast = 0.4  # factor U(1-x, 1+x)
+    crops.saturation = 0.2  # factor U(1-x, 1+x)
+    crops.hue = 0.1  # turn of the colour circle U(-x, x)
+    crops.gray_probability = 0.2
+    # First global crop, second, local. The reference applies 1-p of what it asks for; these are
+    # the probabilities with which the published models were trained.
+    crops.blur_probability = (0.0, 0.9, 0.5)
+    crops.blur_sigma = (0.1, 2.0)  # pixels, kernel of 9
+    crops.solarize_probability = 0.2  # second global crop only, threshold 128
+    crops.mean = (0.485, 0.456, 0.406)  # of pixels in [0, 1]
+    crops.std = (0.229, 0.224, 0.225)
+
+    config.mesh = mesh = ml_collections.ConfigDict()
+    mesh.replica = 1  # copies of the sharded state
+    mesh.fsdp = -1  # devices that share one copy; -1: all that are left
+    mesh.tensor = 1  # devices that share one matmul
+
+    config.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.every = 5000  # steps between evaluations of the teacher
+    evaluation.source = "none"  # kind of the two below, as data.source; "none": no k-NN
+    evaluation.bank = ""  # labelled images that vote; several folders joined by ","
+    evaluation.queries = ""  # labelled images that are classified; same as bank: it is split
+    evaluation.bank_size = 10_000  # images at most
+    evaluation.query_size = 2_000  # images at most
+    evaluation.neighbours = 20  # k
+    evaluation.health_images = 512  # images on which collapse is looked for
+
+    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.every = 1000  # steps
+    checkpoint.keep = 3  # newest ones kept
+    checkpoint.keep_every = _optional(int)  # steps; these are kept for good
+
+    config.log = log = ml_collections.ConfigDict()
+    log.every = 10  # steps
+    log.profile_start = _optional(int)  # first step of one profiler window; None: no profile
+    log.profile_steps = 5
+    log.max_nan_steps = 3  # consecutive steps with a non-finite loss after which the run stops
+    return config

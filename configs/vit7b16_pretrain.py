@@ -1,0 +1,48 @@
+"""ViT-7B/16, stage 1: the pretraining of the DINOv3 paper (section 3.2, table 2).
+
+Command: dinov3 train --config=configs/vit7b16_pretrain.py --workdir=gs://... \
+             --config.data.path=gs://SHARDS
+Hardware: 256 accelerators, 16 images each. Constant schedules after 100k steps of warm-up; the paper
+trains one million steps.
+"""
+
+from configs import base
+
+EPOCH = 1000  # steps
+
+
+def get_config():
+    config = base.get_config()
+    config.name = "vit7b16_pretrain"
+    config.steps = 1000 * EPOCH
+    config.batch.images, config.batch.group = 4096, 16
+
+    student = config.student
+    student.arch = "vit_7b"
+    student.drop_path = 0.4
+    student.untie_global_and_local_cls_norm = True
+    student.rope_dtype = "bfloat16"  # as in the reference's training runs
+    student.remat = "dots"
+
+    config.dino.head.prototypes = 262_144
+    config.dino.head.hidden, config.dino.head.bottleneck = 8192, 512
+    config.ibot.head.prototypes = 98_304
+    config.ibot.head.hidden, config.ibot.head.bottleneck = 4096, 384
+
+    optim = config.optim
+    # Times 4 sqrt(4096 / 1024) = 8: peak 4e-4.
+    optim.lr = base.schedule(5e-5, start=0.0, warmup=100 * EPOCH)
+    optim.weight_decay = base.schedule(0.04)
+    optim.beta2 = 0.99
+    optim.clip = 30.0
+    optim.layer_decay = 0.98
+    optim.freeze_last_layer = 5 * EPOCH
+    config.teacher.momentum = base.schedule(0.994)
+    config.teacher.temperature = base.schedule(0.07, start=0.04, warmup=100 * EPOCH)
+
+    config.crops.global_size, config.crops.local_size = 256, 112
+    config.crops.horizontal_flip = False
+    config.data.source = "shards"
+    config.checkpoint.every, config.checkpoint.keep_every = 1000, 50_000
+    config.eval.every = 10_000
+    return config

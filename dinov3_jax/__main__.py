@@ -1,0 +1,4 @@
+from dinov3_jax.cli.main import main
+
+if __name__ == "__main__":
+    main()

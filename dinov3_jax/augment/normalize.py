@@ -1,0 +1,16 @@
+"""Pixel levels to the numbers the network sees."""
+
+import jax
+import jax.numpy as jnp
+
+
+def normalize(
+    levels: jax.Array, *, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> jax.Array:
+    """(levels / 255 - mean) / std, float32, same shape.
+
+    levels: [..., 3], uint8 or float in [0, 255]; mean and std are of pixels in [0, 1].
+    """
+    scale = jnp.float32(1 / 255) / jnp.asarray(std, jnp.float32)
+    offset = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
+    return levels.astype(jnp.float32) * scale - offset

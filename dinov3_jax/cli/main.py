@@ -1,0 +1,45 @@
+"""``dinov3 VERB ...``, also ``python -m dinov3_jax VERB ...``."""
+
+import importlib
+import logging
+import sys
+
+import absl.logging
+
+from dinov3_jax.checkpoint import CheckpointError
+from dinov3_jax.config import ConfigError
+from dinov3_jax.data.sources import SourceError
+from dinov3_jax.train.loop import TrainingStopped
+
+VERBS = {
+    "train": "a recipe: dinov3 train --config=configs/photos_small.py --workdir=DIR",
+    "pretrain": "a folder of images, everything else chosen: dinov3 pretrain --data=FOLDER "
+    "--workdir=DIR",
+}
+_USAGE = "usage: dinov3 VERB [options]; dinov3 VERB --help explains one\n\n" + "\n".join(
+    f"  {verb:10} {text}" for verb, text in VERBS.items()
+)
+
+
+def main() -> None:
+    """Runs the verb in argv; errors that a user can mend end in one sentence and exit code 2."""
+    if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
+        asked_for_help = sys.argv[1:2] in (["--help"], ["-h"], ["help"])
+        print(_USAGE, file=sys.stdout if asked_for_help else sys.stderr)
+        sys.exit(0 if asked_for_help else 2)
+    _set_up_logging()
+    module = importlib.import_module(f"dinov3_jax.cli.{sys.argv[1]}")
+    try:
+        module.run(sys.argv[2:])
+    except (ConfigError, SourceError, CheckpointError, TrainingStopped) as error:
+        print(f"dinov3 {sys.argv[1]}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _set_up_logging():
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"
+    )
+    # Two layers below us log every file and every backend that is absent.
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)

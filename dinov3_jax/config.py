@@ -1,0 +1,254 @@
+"""The configuration schema: frozen dataclasses, and the one door through which a recipe enters.
+
+A recipe (``configs/*.py``) is a locked ``ml_collections.ConfigDict``. ``from_config_dict`` turns it
+into the dataclasses below. No field has a default: ``configs/base.py`` gives every key its value,
+unit and meaning once. Unknown and missing keys are errors that name the nearest valid key.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+
+
+class ConfigError(ValueError):
+    """A recipe that cannot run, and what to change in it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchConfig:
+    images: int
+    group: int
+    accumulate: int
+
+
+@dataclasses.dataclass(frozen=True)
+class VitConfig:
+    arch: str
+    patch_size: int
+    in_channels: int
+    embed_dim: int | None
+    depth: int | None
+    num_heads: int | None
+    ffn: str | None
+    ffn_ratio: float | None
+    ffn_align: int | None
+    qkv_bias: bool | None
+    proj_bias: bool
+    ffn_bias: bool
+    mask_k_bias: bool
+    norm: str
+    norm_eps: float
+    storage_tokens: int
+    layerscale: float | None
+    drop_path: float
+    untie_cls_and_patch_norms: bool
+    untie_global_and_local_cls_norm: bool
+    rope_base: float | None
+    rope_min_period: float | None
+    rope_max_period: float | None
+    rope_normalize: str
+    rope_shift: float | None
+    rope_jitter: float | None
+    rope_rescale: float | None
+    rope_dtype: str
+    dtype: str
+    remat: str
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    prototypes: int
+    hidden: int
+    bottleneck: int
+    layers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    family: str
+    start: float
+    peak: float
+    end: float
+    warmup: int
+    cosine: int | None
+    truncation: float
+
+
+@dataclasses.dataclass(frozen=True)
+class DinoConfig:
+    weight: float
+    ignore_diagonal: bool
+    local_weight: ScheduleConfig
+    head: HeadConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class IbotConfig:
+    weight: float
+    head: HeadConfig
+    mask_probability: float
+    mask_ratio: tuple[float, float]
+    circular_shift: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class KoleoConfig:
+    weight: float
+    topk: int
+    group: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    centering: str
+    momentum: ScheduleConfig
+    temperature: ScheduleConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    lr: ScheduleConfig
+    lr_scaling: str
+    weight_decay: ScheduleConfig
+    beta1: float
+    beta2: float
+    clip: float | None
+    layer_decay: float
+    patch_embed_lr: float
+    freeze_last_layer: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    source: str
+    path: str
+    labels: str
+    augment: str
+    canvas: int
+    threads: int
+    workers: int
+    buffer: int
+    max_bad_fraction: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CropConfig:
+    global_size: int
+    global_scale: tuple[float, float]
+    local_count: int
+    local_size: int
+    local_scale: tuple[float, float]
+    horizontal_flip: bool
+    jitter_probability: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    gray_probability: float
+    blur_probability: tuple[float, float, float]
+    blur_sigma: tuple[float, float]
+    solarize_probability: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    replica: int
+    fsdp: int
+    tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    every: int
+    source: str
+    bank: str
+    queries: str
+    bank_size: int
+    query_size: int
+    neighbours: int
+    health_images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every: int
+    keep: int
+    keep_every: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    every: int
+    profile_start: int | None
+    profile_steps: int
+    max_nan_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    name: str
+    seed: int
+    steps: int
+    batch: BatchConfig
+    student: VitConfig
+    dino: DinoConfig
+    ibot: IbotConfig
+    koleo: KoleoConfig
+    teacher: TeacherConfig
+    optim: OptimConfig
+    data: DataConfig
+    crops: CropConfig
+    mesh: MeshConfig
+    eval: EvalConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+
+
+def from_config_dict(config: Mapping, schema: type = TrainConfig, path: str = "config"):
+    """Recipe -> frozen dataclass of type ``schema``; raises ``ConfigError`` on any misfit."""
+    if hasattr(config, "to_dict"):  # an ml_collections.ConfigDict is no Mapping
+        config = config.to_dict()
+    fields = {field.name: field.type for field in dataclasses.fields(schema)}
+    for key in config:
+        if key not in fields:
+            raise ConfigError(f"unknown key {path}.{key}; {_nearest(key, fields)}")
+    missing = [name for name in fields if name not in config]
+    if missing:
+        raise ConfigError(
+            f"{path} lacks {', '.join(missing)}; start the recipe from configs/base.py, "
+            "which sets every key"
+        )
+    return schema(
+        **{name: _convert(config[name], kind, f"{path}.{name}") for name, kind in fields.items()}
+    )
+
+
+def _nearest(key, names) -> str:
+    close = difflib.get_close_matches(key, list(names), n=1, cutoff=0.0)
+    return f"did you mean {close[0]!r}?" if close else "the section takes no keys"
+
+
+def _convert(value, kind, path):
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} is {value!r}, wanted a section with keys")
+        return from_config_dict(value, kind, path)
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = next(option for option in typing.get_args(kind) if option is not type(None))
+        return _convert(value, kind, path)
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, (tuple, list)) or len(value) != len(kinds):
+            raise ConfigError(f"{path} is {value!r}, wanted {len(kinds)} values")
+        return tuple(_convert(v, k, f"{path}[{i}]") for i, (v, k) in enumerate(zip(value, kinds)))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{path} is {value!r} ({type(value).__name__}), wanted {kind.__name__}")
+    return value

@@ -1,0 +1,160 @@
+"""Official (PyTorch) parameter names and layouts <-> ours.
+
+Official names are flat (``blocks.3.attn.qkv.weight``), matrices are [out, in], images NCHW. Ours are
+nested, blocks stacked along a leading axis, matrices [in, out], images NHWC. One table serves both
+directions; every tensor is accounted for or the conversion fails.
+"""
+
+import re
+
+import numpy as np
+
+from dinov3_jax.types import Params
+
+# Ours -> official, inside a block and outside.
+_BLOCK = {
+    "norm1/scale": "norm1.weight",
+    "norm1/bias": "norm1.bias",
+    "attn/qkv/kernel": "attn.qkv.weight",
+    "attn/qkv/bias": "attn.qkv.bias",
+    "attn/proj/kernel": "attn.proj.weight",
+    "attn/proj/bias": "attn.proj.bias",
+    "ls1/gamma": "ls1.gamma",
+    "norm2/scale": "norm2.weight",
+    "norm2/bias": "norm2.bias",
+    "ffn/fc1/kernel": "mlp.fc1.weight",
+    "ffn/fc1/bias": "mlp.fc1.bias",
+    "ffn/fc2/kernel": "mlp.fc2.weight",
+    "ffn/fc2/bias": "mlp.fc2.bias",
+    "ffn/gate/kernel": "mlp.w1.weight",
+    "ffn/gate/bias": "mlp.w1.bias",
+    "ffn/value/kernel": "mlp.w2.weight",
+    "ffn/value/bias": "mlp.w2.bias",
+    "ffn/out/kernel": "mlp.w3.weight",
+    "ffn/out/bias": "mlp.w3.bias",
+    "ls2/gamma": "ls2.gamma",
+}
+_BACKBONE = {
+    "cls_token": "cls_token",
+    "storage_tokens": "storage_tokens",
+    "mask_token": "mask_token",
+    "patch_embed/kernel": "patch_embed.proj.weight",
+    "patch_embed/bias": "patch_embed.proj.bias",
+    "norm/scale": "norm.weight",
+    "norm/bias": "norm.bias",
+    "cls_norm/scale": "cls_norm.weight",
+    "cls_norm/bias": "cls_norm.bias",
+    "local_cls_norm/scale": "local_cls_norm.weight",
+    "local_cls_norm/bias": "local_cls_norm.bias",
+}
+# Derived from the configuration, not learned.
+BUFFERS = r"(rope_embed\.periods|attn\.qkv\.bias_mask)$"
+
+
+def flatten(tree: Params, prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested dicts -> {"a/b": leaf}."""
+    flat = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, path + "/") if isinstance(value, dict) else {path: value}
+    return flat
+
+
+def unflatten(flat: dict[str, np.ndarray]) -> Params:
+    """{"a/b": leaf} -> nested dicts."""
+    tree: Params = {}
+    for path, value in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def to_official(params: Params) -> dict[str, np.ndarray]:
+    """Our parameters -> flat official names, without buffers.
+
+    ``params`` is {backbone, dino_head, ibot_head} (names get those prefixes) or a backbone alone.
+    """
+    out = {}
+    flat = flatten(params)
+    for path, value in flat.items():
+        value = np.asarray(value)
+        if not value.size:  # the official model without storage tokens has no such tensor
+            continue
+        names = _official_names(path, flat)
+        for name, piece in zip(names, value if _stacked(path) else [value], strict=True):
+            out[name] = _outward(path, piece)
+    return out
+
+
+def from_official(state: dict[str, np.ndarray], like: Params) -> Params:
+    """The inverse of ``to_official`` for a tree of leaves with the shapes of ``like``.
+
+    Raises ``ValueError`` naming tensors that are missing, left over or of another shape.
+    """
+    flat = flatten(like)
+    state = {name: value for name, value in state.items() if not re.search(BUFFERS, name)}
+    out, misfits, used = {}, [], set()
+    for path, leaf in flat.items():
+        if not leaf.size:
+            out[path] = np.zeros(leaf.shape, np.float32)
+            continue
+        names = _official_names(path, flat)
+        used.update(names)
+        misfits += [f"{name} is missing" for name in names if name not in state]
+        if misfits:
+            continue
+        pieces = [_inward(path, state[name]) for name in names]
+        whole = np.stack(pieces) if _stacked(path) else pieces[0]
+        if whole.size != leaf.size or (whole.ndim > 1 and whole.shape != leaf.shape):
+            misfits.append(f"{names[0]} gives {whole.shape}, the model has {leaf.shape} at {path}")
+            continue
+        out[path] = whole.reshape(leaf.shape)
+    misfits += [f"{name} is left over" for name in sorted(state.keys() - used)]
+    if misfits:
+        raise ValueError("official tensors do not fit the model: " + "; ".join(misfits))
+    return unflatten(out)
+
+
+def _stacked(path):
+    return "blocks/" in path
+
+
+def _official_names(path, flat):
+    """The official tensors that make up the leaf at ``path``, in stacking order."""
+    network, _, inner = path.partition("/")
+    prefix = f"{network}."
+    if network not in ("backbone", "dino_head", "ibot_head"):
+        network, prefix, inner = "backbone", "", path
+    if inner.startswith("blocks/"):
+        name = _BLOCK[inner.removeprefix("blocks/")]
+        return [f"{prefix}blocks.{i}.{name}" for i in range(flat[path].shape[0])]
+    if network == "backbone":
+        return [prefix + _BACKBONE[inner]]
+    if inner.startswith("prototypes"):
+        return [f"{prefix}last_layer.weight"]
+    layer, leaf = inner.split("/")
+    leaf = "weight" if leaf == "kernel" else "bias"
+    single = f"{network}/fc2/kernel" not in flat
+    index = 2 * int(layer.removeprefix("fc")) - 2  # activations count in between
+    return [f"{prefix}mlp.{leaf}" if single else f"{prefix}mlp.{index}.{leaf}"]
+
+
+def _outward(path, x):
+    if path.endswith("patch_embed/kernel"):
+        return x.transpose(3, 2, 0, 1)
+    if path.endswith("kernel"):
+        return x.T
+    lead = {"cls_token": 2, "storage_tokens": 1, "mask_token": 1}.get(path.rsplit("/", 1)[-1], 0)
+    return x.reshape(*[1] * lead, *x.shape)
+
+
+def _inward(path, x):
+    if path.endswith("patch_embed/kernel"):
+        return x.transpose(2, 3, 1, 0)
+    if path.endswith("kernel"):
+        return x.T
+    lead = {"cls_token": 2, "storage_tokens": 1, "mask_token": 1}.get(path.rsplit("/", 1)[-1], 0)
+    return x.reshape(x.shape[lead:])

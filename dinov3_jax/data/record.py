@@ -1,0 +1,50 @@
+"""What every kind of data set gives: records of images by number."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class SourceError(RuntimeError):
+    """A data set that is missing, empty or damaged as a whole (not one unreadable image)."""
+
+
+class Record(NamedTuple):
+    """One image as stored: encoded bytes or pixels uint8 [h, w] or [h, w, 3]."""
+
+    image: bytes | np.ndarray
+    id: str
+    label: int | None
+
+
+class Source(Protocol):
+    """Records numbered 0 .. len-1; it can be pickled and read from several threads at once.
+
+    labels       int32 [len], or None where classes are unknown.
+    classes      class names by label, or None.
+    fingerprint  hex sha256 of what is listed; a resumed run refuses another one. It covers the
+                 names (or the manifest), not the pixels.
+    """
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+def fingerprint(lines: Iterable[str]) -> str:
+    """Hex sha256 of ``lines`` in order."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,73 @@
+"""Where every array lives: one table for parameters, one rule for batches.
+
+Axes of the mesh: ``replica`` and ``fsdp`` share the batch; ``fsdp`` also shards every parameter,
+teacher and optimizer moment; ``tensor`` splits the wide dimension of a matrix.
+"""
+
+import re
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+from dinov3_jax.types import Params
+
+BATCH_AXES = ("replica", "fsdp")
+
+# The first pattern found in a parameter's path decides. Blocks carry the scanned axis Z in front.
+RULES = (
+    (r"blocks/attn/qkv/kernel$", P(None, "fsdp", "tensor")),
+    (r"blocks/attn/proj/kernel$", P(None, "tensor", "fsdp")),
+    (r"blocks/ffn/(fc1|gate|value)/kernel$", P(None, "fsdp", "tensor")),
+    (r"blocks/ffn/(fc2|out)/kernel$", P(None, "tensor", "fsdp")),
+    (r"blocks/.*(bias|scale|gamma)$", P()),
+    (r"patch_embed/kernel$", P(None, None, None, "fsdp")),
+    (r"patch_embed/bias$", P()),
+    (r"(cls_token|storage_tokens|mask_token)$", P()),
+    (r"norm/(scale|bias)$", P()),
+    (r"head/fc\d+/kernel$", P(None, "fsdp")),
+    (r"head/fc\d+/bias$", P()),
+    (r"head/prototypes/kernel$", P(None, "fsdp")),
+)
+
+
+def shard_batch(x: jax.Array) -> jax.Array:
+    """Constrains axis 0 to the batch axes of the mesh in force; the identity without a mesh."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
+
+
+def param_specs(params: Params, mesh: Mesh) -> Params:
+    """A tree like ``params`` of ``PartitionSpec``; raises on a path that no rule covers.
+
+    An axis that its mesh axis does not divide stays whole on every device.
+    """
+
+    def spec(path, leaf):
+        name = path_name(path)
+        for pattern, rule in RULES:
+            if re.search(pattern, name):
+                return _fit(rule, leaf.shape, mesh)
+        raise ValueError(f"no sharding rule for parameter {name}; add one to RULES")
+
+    return jax.tree_util.tree_map_with_path(spec, params)
+
+
+def _fit(rule, shape, mesh):
+    return P(*(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(rule, shape)))
+
+
+def path_name(path) -> str:
+    """A tree path as ``backbone/blocks/attn/qkv/kernel``."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def named(specs, mesh: Mesh):
+    """Specs -> shardings on ``mesh``."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P)
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P(BATCH_AXES))

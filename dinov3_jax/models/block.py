@@ -1,0 +1,65 @@
+"""One pre-norm transformer block, with stochastic depth by sample subset.
+
+x <- x + LayerScale(Attention(Norm(x)));  x <- x + LayerScale(FFN(Norm(x)))
+
+Tokens carry a group axis: [S, b, T, D]. Stochastic depth keeps exactly n = max(int(b(1-p)), 1)
+of the b sequences of each group, runs the branch on those alone and adds its output times b/n.
+The compute saved is real, the shapes are static, and no sample leaves its group.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dinov3_jax.config import VitConfig
+from dinov3_jax.models import layers
+
+
+def kept_samples(samples: int, drop_path: float) -> int:
+    """n = max(int(b (1 - p)), 1)."""
+    return max(int(samples * (1.0 - drop_path)), 1)
+
+
+class Block(nnx.Module):
+    def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
+        self.norm1 = layers.norm(config, rngs)
+        self.attn = layers.Attention(config, rngs=rngs)
+        self.norm2 = layers.norm(config, rngs)
+        self.ffn = {"mlp": layers.Mlp, "swiglu": layers.SwiGlu}[config.ffn](config, rngs=rngs)
+        if config.layerscale is not None:
+            scales = [
+                layers.LayerScale(config.embed_dim, config.layerscale, dtype=config.dtype)
+                for _ in range(2)
+            ]
+            self.ls1, self.ls2 = scales
+        self.scaled = config.layerscale is not None
+        self.drop_path = config.drop_path
+
+    def __call__(
+        self, x: jax.Array, sincos: tuple[jax.Array, jax.Array], keys: jax.Array | None
+    ) -> jax.Array:
+        """x [S, b, T, D]; sin, cos [S or 1, 1, N, 1, C]; keys [S], None: no stochastic depth."""
+        branch_keys = (None, None) if keys is None else jax.vmap(jax.random.split, out_axes=1)(keys)
+
+        def attention(x):
+            out = self.attn(self.norm1(x), sincos)
+            return self.ls1(out) if self.scaled else out
+
+        def feed_forward(x):
+            out = self.ffn(self.norm2(x))
+            return self.ls2(out) if self.scaled else out
+
+        with jax.named_scope("attention"):
+            x = self._residual(x, attention, branch_keys[0])
+        with jax.named_scope("ffn"):
+            return self._residual(x, feed_forward, branch_keys[1])
+
+    def _residual(self, x, branch, keys):
+        samples = x.shape[1]
+        if keys is None or self.drop_path == 0.0:
+            return x + branch(x)
+        kept = kept_samples(samples, self.drop_path)
+        subset = jax.vmap(lambda k: jax.random.permutation(k, samples))(keys)[:, :kept]  # [S, n]
+        out = branch(jax.vmap(lambda x, i: x[i])(x, subset)) * jnp.asarray(samples / kept, x.dtype)
+        add = jax.vmap(lambda x, i, y: x.at[i].add(y, unique_indices=True))
+        return add(x, subset, out)

@@ -1,0 +1,75 @@
+"""The report at the end of a run."""
+
+import dataclasses
+import logging
+
+from etils import epath
+
+from dinov3_jax.config import TrainConfig
+from dinov3_jax.evals.gallery import Pictures
+from dinov3_jax.evals.health import diagnose
+from dinov3_jax.evals.report import write_report
+from dinov3_jax.train import evaluate
+from dinov3_jax.train.metrics import read_metrics
+from dinov3_jax.types import Params
+
+_log = logging.getLogger(__name__)
+_SHOWN = 8  # images
+_BANK = 2000  # images among which their neighbours are looked for
+
+
+def report(
+    workdir: epath.Path,
+    config: TrainConfig,
+    data: evaluate.EvalData,
+    forward,
+    teacher: Params,
+) -> None:
+    """Writes ``workdir/report.html`` from metrics.jsonl and the teacher's features."""
+    rows = read_metrics(workdir)
+    newest = {key: value for row in rows for key, value in row.items()}
+    findings = diagnose(
+        newest,
+        prototypes=config.dino.head.prototypes,
+        ibot_prototypes=config.ibot.head.prototypes,
+        masked_share=config.ibot.mask_probability,
+        warmup=config.optim.lr.warmup,
+    )
+    for finding in findings:
+        _log.warning("%s", finding)
+    floors = {}
+    knn = [row["eval/knn"] for row in rows if "eval/knn" in row]
+    if knn:
+        floors = {
+            "random backbone": knn[0],
+            "raw pixels": evaluate.pixel_floor(data, neighbours=config.eval.neighbours),
+        }
+    path = workdir / "report.html"
+    write_report(
+        path,
+        metrics=rows,
+        config=dataclasses.asdict(config),
+        pictures=_pictures(config, data, forward, teacher),
+        floors=floors,
+        findings=findings,
+    )
+    _log.info("report: %s", path)
+
+
+def _pictures(config, data, forward, teacher) -> Pictures:
+    """The first images of the queries (or of the data), neighbours from the bank (or the rest)."""
+    labelled = data.bank is not None
+    images = data.queries.images if labelled else data.health
+    bank = data.bank.images[:_BANK] if labelled else data.health[_SHOWN:]
+    shown = forward(teacher, images[:_SHOWN], dense=True)
+    side = config.crops.global_size // config.student.patch_size
+    return Pictures(
+        images=images[:_SHOWN],
+        patch_tokens=shown.patch_tokens.reshape(-1, side, side, shown.patch_tokens.shape[-1]),
+        cls=shown.cls,
+        bank_images=bank,
+        bank_cls=forward(teacher, bank).cls,
+        labels=data.queries.labels[:_SHOWN] if labelled else None,
+        bank_labels=data.bank.labels[:_BANK] if labelled else None,
+        classes=data.classes,
+    )

@@ -1,0 +1,42 @@
+"""Packaging of dinov3_jax; the metadata is in pyproject.toml, the dependencies are here."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=find_packages(include=["dinov3_jax", "dinov3_jax.*", "configs"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",
+        "array_record>=0.8",
+        "etils[epath]",
+        "flax>=0.12",
+        "grain>=0.2.18,<0.3",
+        "jax>=0.10,<0.13",
+        "matplotlib",  # curves of report.html
+        "ml-collections>=1.1",
+        "msgpack",  # records in shards
+        "numpy",
+        "opencv-python-headless",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12,<0.13",
+        "pillow",
+        "simplejpeg",
+        "tensorboardX",  # TensorBoard files without TensorFlow
+        "tensorflow-datasets>=4.9.10",
+        "tqdm",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "cuda": ["jax[cuda13]>=0.10,<0.13"],
+        "dev": [
+            "pyright",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "scikit-learn",  # oracles of the tests
+            "scipy",
+        ],
+        "parity": ["torch==2.13.0", "transformers>=5"],
+    },
+    entry_points={"console_scripts": ["dinov3 = dinov3_jax.cli.main:main"]},
+)

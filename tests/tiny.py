@@ -1,0 +1,78 @@
+"""A recipe so small that a train step compiles in seconds, and batches for it."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from configs import base
+from dinov3_jax.config import TrainConfig, from_config_dict
+from dinov3_jax.data.masking import group_masks, mask_indices_and_weights
+from dinov3_jax.train.step import Batch
+
+# Every width is a multiple of 8, so that all tables of the sharding rules apply on 8 devices.
+# LayerScale starts at 1: at 1e-5 the blocks would not show in any output.
+TINY = {
+    "name": "tiny",
+    "steps": 20,
+    "batch.images": 16,
+    "batch.group": 2,
+    "student.patch_size": 4,
+    "student.embed_dim": 16,
+    "student.depth": 2,
+    "student.num_heads": 2,
+    "student.storage_tokens": 2,
+    "student.layerscale": 1.0,
+    "student.dtype": "float32",
+    "dino.head.prototypes": 32,
+    "dino.head.hidden": 24,
+    "dino.head.bottleneck": 16,
+    "ibot.head.prototypes": 24,
+    "ibot.head.hidden": 16,
+    "ibot.head.bottleneck": 8,
+    "optim.lr_scaling": "none",
+    "optim.freeze_last_layer": 0,
+    "crops.global_size": 16,
+    "crops.local_size": 8,
+    "crops.local_count": 2,
+}
+
+
+def tiny_config(**overrides) -> TrainConfig:
+    """The tiny recipe, changed by dotted keys: ``tiny_config(**{"batch.group": 4})``."""
+    recipe = base.get_config()
+    recipe.optim.lr = base.schedule(1e-3)
+    recipe.teacher.momentum = base.schedule(0.9)
+    recipe.teacher.temperature = base.schedule(0.07)
+    recipe.update_from_flattened_dict(TINY | overrides)
+    return from_config_dict(recipe)
+
+
+def tiny_batch(config: TrainConfig, *, seed: int = 0) -> Batch:
+    """Normal pixels and masks from the data pipeline's own generator."""
+    rng = np.random.default_rng(seed)
+    crops, images, group = config.crops, config.batch.images, config.batch.group
+    side = crops.global_size // config.student.patch_size
+    masks, indices, weights = [], [], []
+    for _ in range(images // group):
+        mask = group_masks(
+            rng,
+            crops=2 * group,
+            grid=(side, side),
+            probability=config.ibot.mask_probability,
+            ratio=config.ibot.mask_ratio,
+            circular_shift=config.ibot.circular_shift,
+        )
+        masks.append(mask.reshape(group, 2, side * side))
+        for rows, row in zip((indices, weights), mask_indices_and_weights(mask)):
+            rows.append(row)
+
+    def pixels(count, size):
+        shape = (images, count, size, size, config.student.in_channels)
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    return Batch(
+        pixels(2, crops.global_size),
+        pixels(crops.local_count, crops.local_size),
+        jnp.asarray(np.concatenate(masks)),
+        jnp.asarray(np.stack(indices)),
+        jnp.asarray(np.stack(weights)),
+    )

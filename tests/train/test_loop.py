@@ -1,0 +1,186 @@
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from dinov3_jax import checkpoint
+from dinov3_jax.config import ConfigError
+from dinov3_jax.distributed.mesh import make_mesh
+from dinov3_jax.train import loop
+from dinov3_jax.train.metrics import read_metrics
+from dinov3_jax.train.state import init_state, state_shardings
+from tests.train.runs import tiny_config, write_images
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"), classes=2)
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    """A run of 12 steps that nobody disturbed, in a process of its own."""
+    workdir = tmp_path_factory.mktemp("finished")
+    run = start(images, workdir)
+    assert run.wait(timeout=300) == 0
+    return workdir
+
+
+def start(images, workdir, *overrides, prefix=""):
+    command = [sys.executable, "-m", "tests.train.runs", str(images), str(workdir), *overrides]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TQDM_DISABLE": "1"}
+    environment.pop("XLA_FLAGS", None)
+    return subprocess.Popen(
+        ["bash", "-c", prefix + 'exec "$@"', "run", *command],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, run, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.01)
+
+
+def final_state(workdir, config):
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
+    abstract = checkpoint.abstract_state(shapes, state_shardings(config, mesh))
+    with checkpoint.open_checkpoints(workdir, config.checkpoint) as manager:
+        return checkpoint.restore(manager, abstract)
+
+
+def assert_equal_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.json", "metrics.jsonl", "checkpoints", "tensorboard", "report.html"} <= names
+    rows = read_metrics(epath.Path(finished))
+    assert [row["step"] for row in rows if "loss/total" in row] == list(range(1, 13))
+    assert [row["step"] for row in rows if "health/rankme_cls" in row] == [0, 12]
+    items = {path.name for path in (finished / "checkpoints" / "12").iterdir()}
+    assert {"student", "teacher", "optimizer"} <= items  # a teacher loads alone
+
+
+def test_killed_at_a_random_step_it_resumes_to_the_same_bits(images, finished, tmp_path):
+    at = int(np.random.default_rng().integers(5, 12))  # after the first checkpoint, at step 4
+    run = start(images, tmp_path)
+    metrics = tmp_path / "metrics.jsonl"
+
+    def reached():
+        return metrics.exists() and f'"step": {at},' in metrics.read_text()
+
+    wait_for(reached, run)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    run.stderr.close()
+    again = start(images, tmp_path)
+    assert again.wait(timeout=300) == 0, f"killed at {at}: " + again.stderr.read()
+    again.stderr.close()
+    config = tiny_config(images)
+    assert_equal_bits(final_state(finished, config), final_state(tmp_path, config))
+    steps = [row["step"] for row in read_metrics(epath.Path(tmp_path)) if "loss/total" in row]
+    assert steps == list(range(1, 13)), f"killed at {at}"
+
+
+def test_sigterm_saves_and_ends_well(images, tmp_path):
+    run = start(images, tmp_path, "steps=100000", "checkpoint.every=100000")
+    metrics = tmp_path / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and '"step": 3,' in metrics.read_text(), run)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(timeout=120) == 0, run.stderr.read()
+    run.stderr.close()
+    saved = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
+    last = read_metrics(epath.Path(tmp_path))[-1]["step"]
+    assert saved == [last]
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_full_disk_is_explained(images, tmp_path):
+    # A limit on the size of one file stands in for the disk: writes fail half-way all the same.
+    run = start(images, tmp_path, prefix="ulimit -f 8; ")
+    _, stderr = run.communicate(timeout=300)
+    assert run.returncode != 0
+    assert "The last complete checkpoint is untouched; free space" in stderr
+
+
+def test_a_torn_newest_checkpoint_falls_back_loudly(images, finished, tmp_path, caplog):
+    config = tiny_config(images)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
+    abstract = checkpoint.abstract_state(shapes, state_shardings(config, mesh))
+    copy = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(finished), str(copy)], check=True)
+    for path in (copy / "checkpoints" / "12" / "student").rglob("*"):
+        if path.is_file() and "d/" in str(path):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with (
+        caplog.at_level(logging.ERROR),
+        checkpoint.open_checkpoints(copy, config.checkpoint) as manager,
+    ):
+        state = checkpoint.restore(manager, abstract)
+    assert int(state.step) == 8
+    assert "CHECKPOINT 12 CANNOT BE READ" in caplog.text
+    for step in (4, 8):
+        for path in (copy / "checkpoints" / str(step) / "student").rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")
+    with (
+        pytest.raises(checkpoint.CheckpointError, match=r"none of the checkpoints \[8, 4\]"),
+        checkpoint.open_checkpoints(copy, config.checkpoint) as manager,
+    ):
+        checkpoint.restore(manager, abstract)
+
+
+def test_a_workdir_of_another_recipe_is_refused(images, finished):
+    with pytest.raises(ConfigError, match=r"optim\.beta2: 0\.999 there, 0\.5 now.*--workdir"):
+        loop.train(tiny_config(images, **{"optim.beta2": 0.5}), finished)
+
+
+def test_a_workdir_of_other_data_is_refused(finished, tmp_path):
+    with pytest.raises(ConfigError, match="the listing of .* has changed"):
+        loop.train(tiny_config(write_images(tmp_path / "other", 9)), finished)
+
+
+def test_logging_and_evaluation_may_change_between_starts(images, finished):
+    changed = {"log.every": 3, "eval.every": 5, "checkpoint.keep": 2, "data.threads": 2}
+    assert loop.train(tiny_config(images, **changed), finished)["step"] == 12
+
+
+def test_non_finite_steps_stop_the_run_and_leave_their_evidence(images, tmp_path):
+    config = tiny_config(images, **{"crops.std": (0.0, 0.0, 0.0), "eval.health_images": 4})
+    with pytest.raises(loop.TrainingStopped, match="3 steps in a row were not finite.*step 2"):
+        loop.train(config, tmp_path)
+    dump = json.loads((tmp_path / "nonfinite" / "step_2_process_0.json").read_text())
+    assert len(dump["records"]) == 8
+    assert dump["metrics"]["loss/total"] == "nan"
+    assert {"loss/dino_global", "loss/ibot", "lr"} <= dump["metrics"].keys()
+
+
+def test_a_few_bad_images_are_counted_and_too_many_stop_the_run(images, tmp_path, caplog):
+    folder = write_images(tmp_path / "images", 10)
+    for i in range(10):
+        (folder / f"broken{i}.jpg").write_bytes(b"not an image")
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(loop.TrainingStopped, match="images could not be read"),
+    ):
+        loop.train(tiny_config(folder), tmp_path / "run")
+    assert "broken" in caplog.text
+    generous = tiny_config(folder, **{"data.max_bad_fraction": 0.9, "steps": 3})
+    assert loop.train(generous, tmp_path / "generous")["step"] == 3
