@@ -2,8 +2,8 @@
 
 Command: dinov3 train --config=configs/vit7b16_pretrain.py --workdir=gs://... \
              --config.data.path=gs://SHARDS
-Hardware: 256 accelerators, 16 images each. Constant schedules after 100k steps of warm-up; the paper
-trains one million steps.
+Hardware: 256 accelerators, 16 images each. Constant schedules after 100k steps of warm-up; the
+paper trains one million steps.
 """
 
 from configs import base

@@ -25,7 +25,7 @@ class CheckpointError(RuntimeError):
 
 @contextlib.contextmanager
 def open_checkpoints(workdir: epath.PathLike, config: CheckpointConfig):
-    """Context of an Orbax manager on ``workdir/checkpoints``; leaving it waits for pending saves."""
+    """Context of an Orbax manager on ``workdir/checkpoints``; leaving it waits for saves."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=config.keep,
         keep_period=config.keep_every,
@@ -81,8 +81,8 @@ def restore(manager: ocp.CheckpointManager, abstract: TrainState) -> TrainState 
         return TrainState(student=found["student"], teacher=found["teacher"], **found["optimizer"])
     if steps:
         raise CheckpointError(
-            f"none of the checkpoints {steps} in {manager.directory} can be read; the log says why. "
-            "Move the folder away to start afresh"
+            f"none of the checkpoints {steps} in {manager.directory} can be read; the log says "
+            "why. Move the folder away to start afresh"
         )
     return None
 

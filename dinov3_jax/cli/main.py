@@ -9,7 +9,7 @@ import absl.logging
 from dinov3_jax.checkpoint import CheckpointError
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import SourceError
-from dinov3_jax.train.loop import TrainingStopped
+from dinov3_jax.train.loop import TrainingError
 
 VERBS = {
     "train": "a recipe: dinov3 train --config=configs/photos_small.py --workdir=DIR",
@@ -31,14 +31,17 @@ def main() -> None:
     module = importlib.import_module(f"dinov3_jax.cli.{sys.argv[1]}")
     try:
         module.run(sys.argv[2:])
-    except (ConfigError, SourceError, CheckpointError, TrainingStopped) as error:
+    except (ConfigError, SourceError, CheckpointError, TrainingError) as error:
         print(f"dinov3 {sys.argv[1]}: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 def _set_up_logging():
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"
+        level=logging.INFO,
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,  # a library below us may have put a handler of its own in place
     )
     # Two layers below us log every file and every backend that is absent.
     absl.logging.set_verbosity(absl.logging.WARNING)

@@ -17,7 +17,11 @@ def run(argv: list[str]) -> None:
     for name in ("config", "workdir"):
         if values[name].value is None:
             raise ConfigError(f"--{name} is missing; dinov3 train --config=FILE.py --workdir=DIR")
-    train(from_config_dict(values.config), values.workdir)
+    try:
+        recipe = values.config.to_dict()
+    except OSError as error:  # ml_collections: the file is missing or does not run
+        raise ConfigError(str(error)) from error
+    train(from_config_dict(recipe), values.workdir)
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> None:

@@ -1,8 +1,8 @@
 """Official (PyTorch) parameter names and layouts <-> ours.
 
-Official names are flat (``blocks.3.attn.qkv.weight``), matrices are [out, in], images NCHW. Ours are
-nested, blocks stacked along a leading axis, matrices [in, out], images NHWC. One table serves both
-directions; every tensor is accounted for or the conversion fails.
+Official names are flat (``blocks.3.attn.qkv.weight``), matrices are [out, in], images NCHW. Ours
+are nested, blocks stacked along a leading axis, matrices [in, out], images NHWC. One table serves
+both directions; every tensor is accounted for or the conversion fails.
 """
 
 import re
@@ -81,8 +81,6 @@ def to_official(params: Params) -> dict[str, np.ndarray]:
     flat = flatten(params)
     for path, value in flat.items():
         value = np.asarray(value)
-        if not value.size:  # the official model without storage tokens has no such tensor
-            continue
         names = _official_names(path, flat)
         for name, piece in zip(names, value if _stacked(path) else [value], strict=True):
             out[name] = _outward(path, piece)
@@ -98,9 +96,6 @@ def from_official(state: dict[str, np.ndarray], like: Params) -> Params:
     state = {name: value for name, value in state.items() if not re.search(BUFFERS, name)}
     out, misfits, used = {}, [], set()
     for path, leaf in flat.items():
-        if not leaf.size:
-            out[path] = np.zeros(leaf.shape, np.float32)
-            continue
         names = _official_names(path, flat)
         used.update(names)
         misfits += [f"{name} is missing" for name in names if name not in state]

@@ -1,5 +1,7 @@
 """The projection head of the DINO and iBOT losses."""
 
+import itertools
+
 import jax
 from flax import nnx
 
@@ -18,7 +20,7 @@ class ProjectionHead(nnx.Module):
     def __init__(self, dim: int, config: HeadConfig, *, dtype: str, rngs: nnx.Rngs):
         widths = [dim, *[config.hidden] * (config.layers - 1), config.bottleneck]
         self.layers = config.layers
-        for i, (a, b) in enumerate(zip(widths, widths[1:]), start=1):
+        for i, (a, b) in enumerate(itertools.pairwise(widths), start=1):
             setattr(self, f"fc{i}", linear(a, b, bias=True, dtype=dtype, rngs=rngs))
         self.prototypes = linear(
             config.bottleneck, config.prototypes, bias=False, dtype=dtype, rngs=rngs

@@ -56,7 +56,8 @@ class VisionTransformer(nnx.Module):
         normal = layers.matrix_init
         self.patch_embed = PatchEmbed(config, rngs=rngs)
         self.cls_token = nnx.Param(normal(rngs.params(), (dim,)))
-        self.storage_tokens = nnx.Param(normal(rngs.params(), (config.storage_tokens, dim)))
+        if config.storage_tokens:
+            self.storage_tokens = nnx.Param(normal(rngs.params(), (config.storage_tokens, dim)))
         self.mask_token = nnx.Param(jnp.zeros((dim,), jnp.float32))
         # One Block whose parameters carry a leading axis Z: born by vmap, run by scan.
         graph = nnx.graphdef(nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0))))
@@ -130,7 +131,9 @@ class VisionTransformer(nnx.Module):
         if mask is not None:
             mask_token = self.mask_token[...].astype(patches.dtype)
             patches = jnp.where(mask[..., None], mask_token, patches)
-        extra = jnp.concatenate([self.cls_token[...][None], self.storage_tokens[...]])
+        extra = self.cls_token[...][None]
+        if self.config.storage_tokens:
+            extra = jnp.concatenate([extra, self.storage_tokens[...]])
         extra = jnp.broadcast_to(extra.astype(patches.dtype), (n, *extra.shape))
         return jnp.concatenate([extra, patches], axis=1), (h, w)  # [n, T, D]
 

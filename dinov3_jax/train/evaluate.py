@@ -102,12 +102,14 @@ def make_forward(config: TrainConfig, networks: Networks, mesh: Mesh):
 
     def forward(teacher: Params, images: np.ndarray, *, dense: bool = False) -> Forward:
         parts = []
-        for start in range(0, len(images), _BATCH):
+        for start in range(0, max(len(images), 1), _BATCH):  # once even for no image: for shapes
             chunk = images[start : start + _BATCH]
-            padded = np.concatenate([chunk, np.repeat(chunk[-1:], _BATCH - len(chunk), axis=0)])
+            padded = np.zeros((_BATCH, *images.shape[1:]), images.dtype)
+            padded[: len(chunk)] = chunk
             out = compiled(teacher, global_batch({"images": padded}, mesh)["images"], dense)
-            parts.append(jax.tree.map(lambda x: np.asarray(x)[: len(chunk)], out))
-        return Forward(*jax.tree.map(lambda *xs: np.concatenate(xs), *parts))
+            parts.append(tuple(None if x is None else np.asarray(x)[: len(chunk)] for x in out))
+        columns = zip(*parts)
+        return Forward(*(None if c[0] is None else np.concatenate(c) for c in columns))
 
     return forward
 

@@ -34,7 +34,7 @@ _BOOKKEEPING = ("record", "skipped")  # stay on the host
 _LAG = 2  # steps the host runs ahead of the metrics it reads, so that reading never stalls a device
 
 
-class TrainingStopped(RuntimeError):
+class TrainingError(RuntimeError):
     """Training cannot go on, why, and what to change."""
 
 
@@ -96,7 +96,8 @@ def _run(config, mesh, source, state, manager, writer, assess, stop, workdir):
             state, raw = step_fn(state, arrays, key)
             pending.append((step, raw, records))
             done = step + 1
-            last = done == config.steps or stop.is_set
+            stopping = stop.is_set  # read once: a signal may come at any moment
+            last = done == config.steps or stopping
             while len(pending) > (0 if last else _LAG):
                 number, raw, records = pending.popleft()
                 scalars = {name: float(value) for name, value in raw.items()}
@@ -119,7 +120,7 @@ def _run(config, mesh, source, state, manager, writer, assess, stop, workdir):
             if last or done % config.checkpoint.every == 0:
                 with clock.paused():
                     checkpoint.save(manager, state, done)
-            if stop.is_set:
+            if stopping:
                 _log.warning("signal received: saved step %d, stopping", done)
                 break
     return state
@@ -146,7 +147,7 @@ def compile_step(config: TrainConfig, mesh: Mesh):
 
 
 def claim_workdir(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
-    """Writes config.json into a fresh workdir; raises ``ConfigError`` if another run lives there."""
+    """Writes config.json into a fresh workdir; ``ConfigError`` if another run lives there."""
     path = workdir / "config.json"
     ours = dataclasses.asdict(config)
     if path.exists():
@@ -226,7 +227,7 @@ class _Health:
         self._bad += int(records["skipped"].sum())
         share, limit = self._bad / self._seen, self._config.data.max_bad_fraction
         if share > limit and self._seen >= min(1000, 2 * self._config.batch.images):
-            raise TrainingStopped(
+            raise TrainingError(
                 f"{self._bad} of {self._seen} images could not be read ({share:.1%}, "
                 f"data.max_bad_fraction is {limit:.1%}); the log names them. Mend or remove them, "
                 "or raise data.max_bad_fraction"
@@ -244,7 +245,7 @@ class _Health:
         bad = ", ".join(k for k, v in scalars.items() if not math.isfinite(v))
         _log.error("step %d is not finite (%s); parameters kept, details in %s", step, bad, path)
         if self._streak >= self._config.log.max_nan_steps:
-            raise TrainingStopped(
+            raise TrainingError(
                 f"{self._streak} steps in a row were not finite, the last is step {step} ({bad}); "
                 f"{self._folder} holds their images and terms. Lower optim.lr or optim.clip, or "
                 "take student.dtype=float32; the last checkpoint is healthy"

@@ -65,8 +65,9 @@ def clip(grads: Params, limit: float | None) -> tuple[Params, dict[str, jax.Arra
     norms = {name: optax.tree.norm(tree) for name, tree in grads.items()}
     if limit is None:
         return grads, norms
-    scale = {name: jnp.minimum(1.0, limit / (norm + 1e-6)) for name, norm in norms.items()}
-    return {k: jax.tree.map(lambda g: g * scale[k], tree) for k, tree in grads.items()}, norms
+    scales = {name: jnp.minimum(1.0, limit / (norm + 1e-6)) for name, norm in norms.items()}
+    clipped = {k: optax.tree.scale(scales[k], tree) for k, tree in grads.items()}
+    return clipped, norms
 
 
 def init(params: Params, config: OptimConfig) -> optax.ScaleByAdamState:

@@ -36,7 +36,8 @@ def test_thinning_keeps_extremes_and_mean():
     values[100:130] = np.nan
     thin_steps, middle, low, high = curves._thin(curves.Series(steps, values))
     assert len(thin_steps) <= curves.POINTS
-    assert np.nanmax(high) == 40.0 and np.nanmin(low) == np.nanmin(values)
+    assert np.nanmax(high) == 40.0
+    assert np.nanmin(low) == np.nanmin(values)
     assert np.isnan(middle).any()
     assert (np.diff(thin_steps) > 0).all()
 
@@ -46,8 +47,11 @@ def test_panel_is_a_valid_svg_that_fetches_nothing_and_repeats():
     svg, again = (curves.panel([curve], lines=[2.5], healthy=(None, 2.0)) for _ in range(2))
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert svg == again
-    assert "var(--s1)" in svg and "var(--good)" in svg and "#0102" not in svg
-    assert not re.search(r"(href|src)=\"(?!#)", svg) and "<metadata" not in svg
+    assert "var(--s1)" in svg
+    assert "var(--good)" in svg
+    assert "#0102" not in svg
+    assert not re.search(r"(href|src)=\"(?!#)", svg)
+    assert "<metadata" not in svg
 
 
 @pytest.mark.parametrize("value", [0.0, 8.317766, -3e-7, 4e9])
@@ -64,5 +68,7 @@ def test_panel_of_nothing_finite_is_an_error():
 def test_tick_labels_fit_the_margin():
     for value in (0.00045, 0.001005, -0.6, 8.2786, 12345.0, 0.0, -0.00012, 2.5e6):
         assert len(curves._number(value)) <= 8, value
-    assert curves._number(0.00045) == "4.5e-4" and curves._number(0.0) == "0"
-    assert curves._short(12_000) == "12k" and curves._short(1_500_000) == "1.5M"
+    assert curves._number(0.00045) == "4.5e-4"
+    assert curves._number(0.0) == "0"
+    assert curves._short(12_000) == "12k"
+    assert curves._short(1_500_000) == "1.5M"

@@ -108,7 +108,9 @@ def test_all_trace_under_jit():
         )
 
     for value in everything(FEATURES, TARGETS, TOKENS):
-        assert value.shape == () and value.dtype == np.float32 and np.isfinite(value)
+        assert value.shape == ()
+        assert value.dtype == np.float32
+        assert np.isfinite(value)
 
 
 def test_shape_errors():
@@ -166,7 +168,8 @@ def test_a_healthy_run_has_no_findings():
 def test_each_sickness_has_one_finding(change, message):
     (finding,) = diagnose(HEALTHY | change)
     assert re.search(message, finding)
-    assert "\n" not in finding and "  " not in finding
+    assert "\n" not in finding
+    assert "  " not in finding
 
 
 @pytest.mark.parametrize(("change", "message"), SICK)
@@ -208,7 +211,8 @@ def test_before_the_warm_up_only_non_finite_counts():
 def test_a_run_with_everything_wrong_lists_the_urgent_first():
     everything = dict(itertools.chain.from_iterable(change.items() for change, _ in SICK))
     findings = diagnose(HEALTHY | everything)
-    assert findings[0].startswith("Not finite") and len(findings) == 9
+    assert findings[0].startswith("Not finite")
+    assert len(findings) == 9
 
 
 def test_the_page_on_diagnosing_keeps_up():

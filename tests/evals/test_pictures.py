@@ -23,7 +23,8 @@ def test_pca_agrees_with_scikit_learn():
 
 def test_pca_stretches_and_repeats_itself():
     colours = pca_rgb(TOKENS)
-    assert colours.shape == (2, 6, 5, 3) and colours.dtype == np.uint8
+    assert colours.shape == (2, 6, 5, 3)
+    assert colours.dtype == np.uint8
     assert (colours.reshape(-1, 3).min(0) == 0).all()
     assert (colours.reshape(-1, 3).max(0) == 255).all()
     np.testing.assert_array_equal(colours, pca_rgb(TOKENS.copy()))
