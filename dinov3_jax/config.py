@@ -10,6 +10,7 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -55,6 +56,19 @@ class VitConfig:
     rope_dtype: str
     dtype: str
     remat: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CompleteVitConfig(VitConfig):
+    """A ``VitConfig`` whose sizes are all known (``models.presets.complete``)."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    ffn: str
+    ffn_ratio: float
+    ffn_align: int
+    qkv_bias: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +222,7 @@ class TrainConfig:
     log: LogConfig
 
 
-def from_config_dict(config: Mapping, schema: type = TrainConfig, path: str = "config"):
+def from_config_dict(config: Any, schema: Any = TrainConfig, path: str = "config"):
     """Recipe -> frozen dataclass of type ``schema``; raises ``ConfigError`` on any misfit."""
     if hasattr(config, "to_dict"):  # an ml_collections.ConfigDict is no Mapping
         config = config.to_dict()

@@ -1,12 +1,17 @@
-"""A recipe so small that a train step compiles in seconds, and batches for it."""
+"""A recipe so small that a train step compiles in seconds, with batches, state and program."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs import base
 from dinov3_jax.config import TrainConfig, from_config_dict
 from dinov3_jax.data.masking import group_masks, mask_indices_and_weights
-from dinov3_jax.train.step import Batch
+from dinov3_jax.distributed.mesh import batch_sharding
+from dinov3_jax.models import build
+from dinov3_jax.train.state import TrainState, init_state, state_shardings
+from dinov3_jax.train.step import Batch, train_step
 
 # Every width is a multiple of 8, so that all tables of the sharding rules apply on 8 devices.
 # LayerScale starts at 1: at 1e-5 the blocks would not show in any output.
@@ -76,3 +81,35 @@ def tiny_batch(config: TrainConfig, *, seed: int = 0) -> Batch:
         jnp.asarray(np.stack(indices)),
         jnp.asarray(np.stack(weights)),
     )
+
+
+def tiny_state(config: TrainConfig, *, seed: int = 0) -> TrainState:
+    """A state on the host with random parameters everywhere; the teacher differs from the student.
+
+    Not the initial values: a mask token of 0 and biases of 0 give features whose length is 0, where
+    the heads' normalisation has gradients of 1e9 and float32 says nothing.
+    """
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
+    draw = lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32)  # noqa: E731
+    zeros = lambda x: np.zeros(x.shape, x.dtype)  # noqa: E731
+    student = jax.tree.map(draw, shapes.student)
+    teacher = jax.tree.map(lambda p: p + 0.1 * draw(p), student)
+    rest = jax.tree.map(zeros, (shapes.opt_state, shapes.centers, shapes.step))
+    return TrainState(student, teacher, *rest)
+
+
+def compile_step(config: TrainConfig, mesh: Mesh):
+    """jit of (state, batch, key) -> (state, metrics) on ``mesh``; ``place`` puts arguments there."""
+    networks = build.networks(config)
+    return jax.jit(
+        lambda state, batch, key: train_step(state, batch, key, config=config, networks=networks),
+        donate_argnums=0,
+        out_shardings=(state_shardings(config, mesh), NamedSharding(mesh, PartitionSpec())),
+    )
+
+
+def place(config: TrainConfig, mesh: Mesh, state: TrainState, batch: Batch):
+    """Copies of both on the devices of ``mesh``, as training lays them."""
+    batch = jax.tree.map(lambda x: jax.device_put(x, batch_sharding(mesh)), batch)
+    return jax.tree.map(jax.device_put, state, state_shardings(config, mesh)), batch

@@ -8,7 +8,7 @@ import functools
 import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
 import grain
@@ -34,7 +34,7 @@ def train_batches(
     stop_step: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """Batches of steps start_step .. stop_step - 1, the contiguous slice of one process.
 
     With b = B / process_count images, s = S / process_count groups, n = 2 + L crops:

@@ -10,7 +10,7 @@ from dinov3_jax.distributed.sharding import batch_sharding
 AXES = ("replica", "fsdp", "tensor")
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     """Mesh of axes (replica, fsdp, tensor) over all devices; one size may be -1: what is left."""
     devices = jax.devices() if devices is None else devices
     sizes = [config.replica, config.fsdp, config.tensor]

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import math
 import re
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -64,7 +65,7 @@ def panel(curves, *, lines=(), healthy=None):
     finite = np.concatenate([c.values[np.isfinite(c.values)] for c in curves] + [np.zeros(0)])
     if not finite.size:
         raise ValueError("no finite value to draw; leave the panel out")
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "dinov3",
         "path.simplify": False,
@@ -178,7 +179,7 @@ def _inline(svg):
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     opening = svg[: svg.index(">") + 1]
-    box = re.search(r'viewBox="[^"]*"', opening).group()
+    (box,) = re.findall(r'viewBox="[^"]*"', opening)
     svg = f'<svg {box} role="img" aria-hidden="true">' + svg[len(opening) :]
     svg = svg.replace("xlink:href", "href")
     for name, colour in _COLOURS.items():

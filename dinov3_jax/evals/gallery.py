@@ -141,8 +141,8 @@ def _thumbnail(image, alt, caption):
 
 
 def _class(shown, label):
-    named = shown.classes is not None and 0 <= label < len(shown.classes)
-    return html.escape(str(shown.classes[label]) if named else f"class {label}")
+    classes = shown.classes or ()
+    return html.escape(str(classes[label]) if 0 <= label < len(classes) else f"class {label}")
 
 
 def _same(shown, i, j):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dinov3_jax.config import VitConfig
+from dinov3_jax.config import CompleteVitConfig
 from dinov3_jax.models import layers
 
 
@@ -21,7 +21,7 @@ def kept_samples(samples: int, drop_path: float) -> int:
 
 
 class Block(nnx.Module):
-    def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CompleteVitConfig, *, rngs: nnx.Rngs):
         self.norm1 = layers.norm(config, rngs)
         self.attn = layers.Attention(config, rngs=rngs)
         self.norm2 = layers.norm(config, rngs)

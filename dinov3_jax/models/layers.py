@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dinov3_jax.config import VitConfig
+from dinov3_jax.config import CompleteVitConfig
 from dinov3_jax.models import presets, rope
 
 matrix_init = nnx.initializers.normal(0.02)
@@ -19,7 +19,7 @@ def linear(inputs: int, outputs: int, *, bias: bool, dtype: str, rngs: nnx.Rngs)
     )
 
 
-def norm(config: VitConfig, rngs: nnx.Rngs) -> nnx.Module:
+def norm(config: CompleteVitConfig, rngs: nnx.Rngs) -> nnx.Module:
     """LayerNorm or RMSNorm over D: statistics in float32, result in the compute dtype."""
     if config.norm == "rmsnorm":
         return nnx.RMSNorm(
@@ -57,7 +57,7 @@ class Attention(nnx.Module):
     bias counts as zero: softmax cannot see it, and it drifts if trained.
     """
 
-    def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CompleteVitConfig, *, rngs: nnx.Rngs):
         dim = config.embed_dim
         self.heads = config.num_heads
         self.mask_k_bias = config.mask_k_bias and config.qkv_bias
@@ -84,7 +84,7 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """fc2(gelu(fc1(x))), exact GELU."""
 
-    def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CompleteVitConfig, *, rngs: nnx.Rngs):
         hidden = presets.ffn_hidden(config)
         bias, dtype = config.ffn_bias, config.dtype
         self.fc1 = linear(config.embed_dim, hidden, bias=bias, dtype=dtype, rngs=rngs)
@@ -97,7 +97,7 @@ class Mlp(nnx.Module):
 class SwiGlu(nnx.Module):
     """out(silu(gate(x)) · value(x))."""
 
-    def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CompleteVitConfig, *, rngs: nnx.Rngs):
         hidden = presets.ffn_hidden(config)
         bias, dtype = config.ffn_bias, config.dtype
         self.gate = linear(config.embed_dim, hidden, bias=bias, dtype=dtype, rngs=rngs)

@@ -1,8 +1,6 @@
 """Named ViT sizes, and how a recipe's student section becomes complete."""
 
-import dataclasses
-
-from dinov3_jax.config import ConfigError, VitConfig
+from dinov3_jax.config import CompleteVitConfig, ConfigError, VitConfig
 
 _SMALL = dict(ffn="mlp", ffn_ratio=4.0, ffn_align=8, qkv_bias=True)
 _PLUS = dict(ffn="swiglu", ffn_ratio=6.0, ffn_align=8, qkv_bias=True)
@@ -41,7 +39,7 @@ _CHOICES = {
 }
 
 
-def complete(config: VitConfig) -> VitConfig:
+def complete(config: VitConfig) -> CompleteVitConfig:
     """Fills every size left ``None`` from the preset ``config.arch`` and checks the result.
 
     Raises ``ConfigError`` for an unknown preset, a width that the heads do not divide, a head
@@ -51,31 +49,30 @@ def complete(config: VitConfig) -> VitConfig:
     if config.arch not in PRESETS:
         raise ConfigError(f"student.arch is {config.arch!r}, wanted one of {', '.join(PRESETS)}")
     sizes = PRESETS[config.arch]
-    config = dataclasses.replace(
-        config, **{k: v for k, v in sizes.items() if getattr(config, k) is None}
-    )
+    given = vars(config)
+    full = CompleteVitConfig(**given | {k: v for k, v in sizes.items() if given[k] is None})
     for key, allowed in _CHOICES.items():
-        if getattr(config, key) not in allowed:
-            raise ConfigError(f"student.{key} is {getattr(config, key)!r}, wanted one of {allowed}")
-    if config.embed_dim % config.num_heads or (config.embed_dim // config.num_heads) % 4:
+        if getattr(full, key) not in allowed:
+            raise ConfigError(f"student.{key} is {getattr(full, key)!r}, wanted one of {allowed}")
+    if full.embed_dim % full.num_heads or (full.embed_dim // full.num_heads) % 4:
         raise ConfigError(
-            f"student.embed_dim {config.embed_dim} over student.num_heads {config.num_heads} must "
+            f"student.embed_dim {full.embed_dim} over student.num_heads {full.num_heads} must "
             "give a whole head width that is a multiple of 4 (two axes, sine and cosine)"
         )
-    periods = (config.rope_min_period, config.rope_max_period)
-    if (config.rope_base is None) == (None in periods) or (
-        config.rope_base is not None and periods != (None, None)
+    periods = (full.rope_min_period, full.rope_max_period)
+    if (full.rope_base is None) == (None in periods) or (
+        full.rope_base is not None and periods != (None, None)
     ):
         raise ConfigError(
             "RoPE wants either student.rope_base or both student.rope_min_period and "
-            f"rope_max_period; got base {config.rope_base}, periods {periods}"
+            f"rope_max_period; got base {full.rope_base}, periods {periods}"
         )
-    if not 0.0 <= config.drop_path < 1.0:
-        raise ConfigError(f"student.drop_path is {config.drop_path}, wanted [0, 1)")
-    return config
+    if not 0.0 <= full.drop_path < 1.0:
+        raise ConfigError(f"student.drop_path is {full.drop_path}, wanted [0, 1)")
+    return full
 
 
-def ffn_hidden(config: VitConfig) -> int:
+def ffn_hidden(config: CompleteVitConfig) -> int:
     """Hidden width F: D·ratio (mlp), or two thirds of it rounded up to the alignment (swiglu)."""
     hidden = int(config.embed_dim * config.ffn_ratio)
     if config.ffn == "mlp":

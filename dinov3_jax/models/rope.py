@@ -23,6 +23,8 @@ def periods(
     quarter = head_dim // 4
     if base is not None:
         return base ** (2.0 * jnp.arange(quarter, dtype=jnp.float32) / (head_dim // 2))
+    if min_period is None or max_period is None:
+        raise ValueError(f"base is None and periods are {min_period}, {max_period}; give both")
     exponents = jnp.linspace(0.0, 1.0, quarter, dtype=jnp.float32) - 1.0
     return max_period * (max_period / min_period) ** exponents
 

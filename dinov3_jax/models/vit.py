@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dinov3_jax.config import VitConfig
+from dinov3_jax.config import CompleteVitConfig
 from dinov3_jax.distributed.sharding import shard_batch
 from dinov3_jax.models import layers, rope
 from dinov3_jax.models.block import Block
@@ -22,7 +22,7 @@ from dinov3_jax.types import Features
 class PatchEmbed(nnx.Module):
     """Non-overlapping p x p patches times one matrix: [n, H, W, c] -> [n, h, w, D]."""
 
-    def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CompleteVitConfig, *, rngs: nnx.Rngs):
         patch, channels = config.patch_size, config.in_channels
         bound = 1.0 / math.sqrt(channels * patch * patch)
 
@@ -50,7 +50,7 @@ class PatchEmbed(nnx.Module):
 class VisionTransformer(nnx.Module):
     """ViT with RoPE, storage tokens and LayerScale; ``config`` is complete (presets.complete)."""
 
-    def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CompleteVitConfig, *, rngs: nnx.Rngs):
         dim = config.embed_dim
         self.config = config
         normal = layers.matrix_init

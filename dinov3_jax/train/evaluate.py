@@ -1,7 +1,8 @@
 """What the loop asks of the teacher while it trains: k-NN where labels exist, and its health."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +32,18 @@ class Labelled(NamedTuple):
     labels: np.ndarray  # int [n]
 
 
+class KnnData(NamedTuple):
+    bank: Labelled
+    queries: Labelled
+    classes: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalData:
-    """Images that every evaluation of a run looks at; bank and queries None without labels."""
+    """Images that every evaluation of a run looks at."""
 
     health: np.ndarray  # uint8 [n, H, W, 3]
-    bank: Labelled | None
-    queries: Labelled | None
-    classes: tuple[str, ...] | None
+    knn: KnnData | None  # None without labels
 
 
 def load_eval_data(config: TrainConfig, source: Source) -> EvalData:
@@ -47,7 +52,7 @@ def load_eval_data(config: TrainConfig, source: Source) -> EvalData:
     chosen = _sample(len(source), settings.health_images, config.seed)
     images, _ = eval_images(source, chosen, size=size)
     if settings.source == "none":
-        return EvalData(images, None, None, None)
+        return EvalData(images, None)
     opened, picked = [], []
     for path, limit in (
         (settings.bank, settings.bank_size),
@@ -62,16 +67,17 @@ def load_eval_data(config: TrainConfig, source: Source) -> EvalData:
             np.delete(both, np.s_[::5])[: settings.bank_size],
             both[::5][: settings.query_size],
         ]
-    if opened[0].classes is None or opened[0].classes != opened[1].classes:
+    classes = opened[0].classes
+    if classes is None or classes != opened[1].classes:
         raise ConfigError(
-            f"eval.bank {settings.bank!r} has the classes {opened[0].classes}, eval.queries "
+            f"eval.bank {settings.bank!r} has the classes {classes}, eval.queries "
             f"{settings.queries!r} {opened[1].classes}; k-NN wants the same class folders in both"
         )
     sets = []
     for labelled, indices in zip(opened, picked):
         pixels, kept = eval_images(labelled, indices, size=size)
         sets.append(Labelled(pixels, labelled.labels[kept]))
-    return EvalData(images, *sets, opened[0].classes)
+    return EvalData(images, KnnData(sets[0], sets[1], classes))
 
 
 def _sample(size, limit, seed):
@@ -79,82 +85,90 @@ def _sample(size, limit, seed):
     return np.sort(order.record_index(np.arange(min(size, limit)), size=size, seed=seed))
 
 
-class Forward(NamedTuple):
-    """Host arrays, one row an image."""
+class Dense(NamedTuple):
+    """Host arrays, one row an image, float32."""
 
     cls: np.ndarray  # [n, D]
-    patch_tokens: np.ndarray | None  # [n, N, D]
-    cls_logits: np.ndarray | None  # [n, K]
+    patch_tokens: np.ndarray  # [n, N, D]
+    cls_logits: np.ndarray  # [n, K]
 
 
-def make_forward(config: TrainConfig, networks: Networks, mesh: Mesh):
-    """Returns forward(teacher, images uint8 [n, H, W, 3], *, dense) -> ``Forward``."""
+class Forward(NamedTuple):
+    """The teacher's inference functions of (teacher, images uint8 [n, H, W, 3])."""
 
-    def features(teacher: Params, images: jax.Array, dense: bool):
+    cls: Callable[[Params, np.ndarray], np.ndarray]  # -> [n, D]
+    dense: Callable[[Params, np.ndarray], Dense]
+
+
+def make_forward(config: TrainConfig, networks: Networks, mesh: Mesh) -> Forward:
+    """Inference in batches of one size, sharded over ``mesh``."""
+
+    @jax.jit
+    def dense(teacher, images):
         crops = normalize(images, mean=config.crops.mean, std=config.crops.std)
         out = nnx.merge(networks.backbone, teacher["backbone"])(crops)
-        if not dense:
-            return out.cls.astype(jnp.float32), None, None
         logits = nnx.merge(networks.dino_head, teacher["dino_head"])(out.cls)
         return jax.tree.map(lambda x: x.astype(jnp.float32), (out.cls, out.patch_tokens, logits))
 
-    compiled = jax.jit(features, static_argnums=2)
+    @jax.jit
+    def cls(teacher, images):
+        return dense(teacher, images)[:1]  # the compiler drops the rest
 
-    def forward(teacher: Params, images: np.ndarray, *, dense: bool = False) -> Forward:
+    def run(compiled, teacher, images):
         parts = []
         for start in range(0, max(len(images), 1), _BATCH):  # once even for no image: for shapes
             chunk = images[start : start + _BATCH]
             padded = np.zeros((_BATCH, *images.shape[1:]), images.dtype)
             padded[: len(chunk)] = chunk
-            out = compiled(teacher, global_batch({"images": padded}, mesh)["images"], dense)
-            parts.append(tuple(None if x is None else np.asarray(x)[: len(chunk)] for x in out))
-        columns = zip(*parts)
-        return Forward(*(None if c[0] is None else np.concatenate(c) for c in columns))
+            out = compiled(teacher, global_batch({"images": padded}, mesh)["images"])
+            parts.append([np.asarray(x)[: len(chunk)] for x in out])
+        return [np.concatenate(column) for column in zip(*parts)]
 
-    return forward
+    return Forward(
+        cls=lambda teacher, images: run(cls, teacher, images)[0],
+        dense=lambda teacher, images: Dense(*run(dense, teacher, images)),
+    )
 
 
 def evaluate_teacher(
-    forward, teacher: Params, data: EvalData, config: TrainConfig, temperature: float
+    forward: Forward, teacher: Params, data: EvalData, config: TrainConfig, temperature: float
 ) -> dict[str, float]:
     """One evaluation row: ``health/*`` always, ``eval/knn`` where there are labels."""
-    seen = forward(teacher, data.health, dense=True)
+    seen = forward.dense(teacher, data.health)
     targets = sinkhorn(jnp.asarray(seen.cls_logits), temperature=temperature)
-    patches = seen.patch_tokens.reshape(-1, seen.patch_tokens.shape[-1])
-    row = {
-        "health/rankme_cls": health.rankme(seen.cls),
+    patches = jnp.asarray(seen.patch_tokens.reshape(-1, seen.patch_tokens.shape[-1]))
+    cls, patch_tokens = jnp.asarray(seen.cls), jnp.asarray(seen.patch_tokens)
+    row: dict[str, Any] = {
+        "health/rankme_cls": health.rankme(cls),
         "health/rankme_patch": health.rankme(patches[:: max(1, len(patches) // _PATCHES)]),
         "health/teacher_entropy": health.assignment_entropy(targets),
         "health/prototypes_used": health.prototypes_used(targets)[0],
-        "health/patch_cosine": health.mean_patch_cosine(seen.patch_tokens),
-        "health/cls_patch_cosine": health.mean_cls_patch_cosine(seen.cls, seen.patch_tokens),
+        "health/patch_cosine": health.mean_patch_cosine(patch_tokens),
+        "health/cls_patch_cosine": health.mean_cls_patch_cosine(cls, patch_tokens),
     }
-    if data.bank is not None:
-        row["eval/knn"] = knn_accuracy(
-            forward(teacher, data.bank.images).cls,
-            data.bank.labels,
-            forward(teacher, data.queries.images).cls,
-            data.queries.labels,
-            classes=len(data.classes),
-            k=config.eval.neighbours,
+    if data.knn is not None:
+        row["eval/knn"] = _knn(
+            data.knn, lambda images: forward.cls(teacher, images), config.eval.neighbours
         )
     return {name: float(value) for name, value in row.items()}
 
 
-def pixel_floor(data: EvalData, *, neighbours: int) -> float | None:
+def pixel_floor(data: KnnData, *, neighbours: int) -> float:
     """k-NN on the pixels themselves, pictures above 32 px shrunk to 24 x 24; percent."""
-    if data.bank is None:
-        return None
 
     def flat(images):
         if images.shape[1] > 32:
             images = np.stack([resize(image, 24, 24) for image in images])
         return images.reshape(len(images), -1).astype(np.float32)
 
+    return _knn(data, flat, neighbours)
+
+
+def _knn(data: KnnData, features, neighbours: int) -> float:
     return knn_accuracy(
-        flat(data.bank.images),
+        features(data.bank.images),
         data.bank.labels,
-        flat(data.queries.images),
+        features(data.queries.images),
         data.queries.labels,
         classes=len(data.classes),
         k=neighbours,

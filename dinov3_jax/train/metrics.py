@@ -19,7 +19,7 @@ class MetricsWriter:
 
     def write(self, step: int, row: dict[str, float]) -> None:
         """Appends {"step", "time", **row}; NaN and infinities are kept as JSON's null."""
-        if self._path is None:
+        if self._path is None or self._board is None:
             return
         finite = {k: v if math.isfinite(v) else None for k, v in row.items()}
         line = json.dumps({"step": step, "time": round(time.time(), 3), **finite})

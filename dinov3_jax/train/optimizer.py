@@ -70,20 +70,20 @@ def clip(grads: Params, limit: float | None) -> tuple[Params, dict[str, jax.Arra
     return clipped, norms
 
 
-def init(params: Params, config: OptimConfig) -> optax.ScaleByAdamState:
+def init(params: Params, config: OptimConfig) -> optax.OptState:
     return _adam(config).init(params)
 
 
 def update(
     grads: Params,
-    opt_state: optax.ScaleByAdamState,
+    opt_state: optax.OptState,
     params: Params,
     *,
     config: OptimConfig,
     lr: jax.Array,
     last_layer_lr: jax.Array,
     weight_decay: jax.Array,
-) -> tuple[Params, optax.ScaleByAdamState]:
+) -> tuple[Params, optax.OptState]:
     """θ <- θ - η·f·(m̂ / (√v̂ + 1e-8) + λ·d·θ), with η = ``last_layer_lr`` on the prototypes.
 
     f, d: ``factors``; λ: ``weight_decay``. Returns new parameters and moments; moments advance even

@@ -1,6 +1,7 @@
 """Everything that a run carries from step to step."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ class TrainState:
 
     student: Params
     teacher: Params
-    opt_state: optax.ScaleByAdamState
+    opt_state: optax.OptState
     centers: Params  # {"cls": [K], "patch": [K]}
     step: jax.Array  # int32, steps done
 
@@ -50,14 +51,14 @@ def state_shardings(config: TrainConfig, mesh: Mesh) -> TrainState:
     """A ``TrainState`` of shardings: moments and teacher lie where their parameters lie."""
     shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
     params = sharding.param_specs(shapes.student, mesh)
-    specs = TrainState(
+    specs: Any = dict(
         student=params,
         teacher=params,
         opt_state=shapes.opt_state._replace(count=P(), mu=params, nu=params),
         centers=jax.tree.map(lambda _: P(), shapes.centers),
         step=P(),
     )
-    return sharding.named(specs, mesh)
+    return sharding.named(TrainState(**specs), mesh)
 
 
 def create_state(config: TrainConfig, mesh: Mesh) -> TrainState:

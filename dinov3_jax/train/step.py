@@ -189,7 +189,7 @@ def student_outputs(
     n_local = batch.local_crops.shape[1]
     backbone = nnx.merge(networks.backbone, student["backbone"])
     crops = [batch.global_crops.reshape(-1, *batch.global_crops.shape[2:])]
-    masks = [batch.masks.reshape(-1, batch.masks.shape[-1])]
+    masks: list[jax.Array | None] = [batch.masks.reshape(-1, batch.masks.shape[-1])]
     if n_local:
         crops.append(batch.local_crops.reshape(-1, *batch.local_crops.shape[2:]))
         masks.append(None)

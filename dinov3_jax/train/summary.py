@@ -22,7 +22,7 @@ def report(
     workdir: epath.Path,
     config: TrainConfig,
     data: evaluate.EvalData,
-    forward,
+    forward: evaluate.Forward,
     teacher: Params,
 ) -> None:
     """Writes ``workdir/report.html`` from metrics.jsonl and the teacher's features."""
@@ -39,10 +39,10 @@ def report(
         _log.warning("%s", finding)
     floors = {}
     knn = [row["eval/knn"] for row in rows if "eval/knn" in row]
-    if knn:
+    if knn and data.knn is not None:
         floors = {
             "random backbone": knn[0],
-            "raw pixels": evaluate.pixel_floor(data, neighbours=config.eval.neighbours),
+            "raw pixels": evaluate.pixel_floor(data.knn, neighbours=config.eval.neighbours),
         }
     path = workdir / "report.html"
     write_report(
@@ -58,18 +58,19 @@ def report(
 
 def _pictures(config, data, forward, teacher) -> Pictures:
     """The first images of the queries (or of the data), neighbours from the bank (or the rest)."""
-    labelled = data.bank is not None
-    images = data.queries.images if labelled else data.health
-    bank = data.bank.images[:_BANK] if labelled else data.health[_SHOWN:]
-    shown = forward(teacher, images[:_SHOWN], dense=True)
+    if data.knn is not None:
+        images, bank = data.knn.queries.images, data.knn.bank.images[:_BANK]
+    else:
+        images, bank = data.health, data.health[_SHOWN:]
+    shown = forward.dense(teacher, images[:_SHOWN])
     side = config.crops.global_size // config.student.patch_size
     return Pictures(
         images=images[:_SHOWN],
         patch_tokens=shown.patch_tokens.reshape(-1, side, side, shown.patch_tokens.shape[-1]),
         cls=shown.cls,
         bank_images=bank,
-        bank_cls=forward(teacher, bank).cls,
-        labels=data.queries.labels[:_SHOWN] if labelled else None,
-        bank_labels=data.bank.labels[:_BANK] if labelled else None,
-        classes=data.classes,
+        bank_cls=forward.cls(teacher, bank),
+        labels=data.knn.queries.labels[:_SHOWN] if data.knn else None,
+        bank_labels=data.knn.bank.labels[:_BANK] if data.knn else None,
+        classes=data.knn.classes if data.knn else None,
     )

@@ -95,7 +95,7 @@ def test_a_group_does_not_depend_on_the_others():
 
 def test_every_sample_is_dropped_equally_often():
     block = make(silent=("ffn",), drop_path=0.5)
-    many = jax.vmap(lambda key: (block(X, sincos(), jax.random.split(key, GROUPS)) != X))
+    many = jax.vmap(lambda key: block(X, sincos(), jax.random.split(key, GROUPS)) != X)
     counts = many(jax.random.split(jax.random.key(1), 200)).any(axis=(3, 4)).mean(axis=(0, 1))
     # 600 draws of a coin: standard deviation 0.02; five of them.
     np.testing.assert_allclose(counts, 0.5, atol=0.1)

@@ -20,7 +20,6 @@ from dinov3_jax.train.metrics import read_metrics
 from dinov3_jax.train.state import init_state, state_shardings
 from tests.train.runs import tiny_config, write_images
 
-
 # What a run needs on the eight simulated devices of the test process.
 EIGHT = {"mesh.fsdp": -1, "batch.images": 16, "batch.group": 2}
 

@@ -1,0 +1,86 @@
+import jax
+import numpy as np
+import pytest
+
+from dinov3_jax.config import BatchConfig, ConfigError, MeshConfig
+from dinov3_jax.distributed import mesh
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted"),
+    [
+        ((1, -1, 1), (1, 8, 1)),
+        ((2, -1, 1), (2, 4, 1)),
+        ((2, 2, 2), (2, 2, 2)),
+        ((-1, 2, 1), (4, 2, 1)),
+    ],
+)
+def test_one_size_may_be_what_is_left(sizes, wanted):
+    made = mesh.make_mesh(MeshConfig(*sizes))
+    assert dict(made.shape) == dict(zip(("replica", "fsdp", "tensor"), wanted))
+
+
+def test_axes_are_auto():
+    """make_mesh of jax defaults to Explicit, under which our constraints would be errors."""
+    assert set(mesh.make_mesh(MeshConfig(1, -1, 1)).axis_types) == {jax.sharding.AxisType.Auto}
+
+
+def test_some_devices():
+    assert mesh.make_mesh(MeshConfig(1, -1, 1), jax.devices()[:2]).size == 2
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (1, 3, 1),
+        (1, 16, 1),
+        (3, -1, 1),
+        (16, -1, 1),
+        (-1, -1, 1),
+        (1, 0, 1),
+        (0, -1, 1),
+        (1, -2, 1),
+    ],
+)
+def test_meshes_that_do_not_fit(sizes):
+    with pytest.raises(ConfigError, match="does not fit 8 devices; the product must be 8"):
+        mesh.make_mesh(MeshConfig(*sizes))
+
+
+EIGHT = MeshConfig(2, 4, 1)
+
+
+@pytest.mark.parametrize(("images", "group", "accumulate"), [(16, 2, 1), (64, 4, 2), (8, 1, 1)])
+def test_batches_that_fit(images, group, accumulate):
+    mesh.check_batch(BatchConfig(images, group, accumulate), mesh.make_mesh(EIGHT))
+
+
+def test_tensor_axis_does_not_split_the_batch():
+    mesh.check_batch(BatchConfig(8, 2, 1), mesh.make_mesh(MeshConfig(2, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((18, 4, 1), "batch.images 18 is not a multiple of batch.group 4; take 16 or 20"),
+        ((3, 4, 1), "batch.images 3 is not a multiple of batch.group 4; take 4 or 4"),
+        ((24, 2, 1), "12 groups .* over 8 devices .* make batch.images a multiple of 16"),
+        ((16, 2, 2), "8 groups .* 8 devices x batch.accumulate 2; .* a multiple of 32"),
+    ],
+)
+def test_batches_that_do_not_fit(batch, message):
+    with pytest.raises(ConfigError, match=message):
+        mesh.check_batch(BatchConfig(*batch), mesh.make_mesh(EIGHT))
+
+
+def test_global_batch_lies_on_all_devices_by_axis_0():
+    made = mesh.make_mesh(EIGHT)
+    host = {"x": np.arange(48.0).reshape(16, 3), "y": np.arange(8)}
+    arrays = mesh.global_batch(host, made)
+    for name, value in host.items():
+        np.testing.assert_array_equal(arrays[name], value)
+        rows = len(value) // 8
+        for shard in arrays[name].addressable_shards:
+            assert shard.data.shape[0] == rows
+        starts = {shard.index[0].start for shard in arrays[name].addressable_shards}
+        assert starts == set(range(0, len(value), rows))  # every device another part

@@ -1,0 +1,101 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from dinov3_jax.config import MeshConfig
+from dinov3_jax.distributed import sharding
+from dinov3_jax.distributed.mesh import make_mesh
+from dinov3_jax.models import build, presets
+from dinov3_jax.models.vit import VisionTransformer
+from tests import regenerate
+from tests.tiny import tiny_config
+
+FSDP = MeshConfig(1, 8, 1)
+
+
+@pytest.mark.parametrize("arch", presets.PRESETS)
+@pytest.mark.parametrize("untied", [False, True])
+def test_every_parameter_of_every_preset_has_a_rule(arch, untied):
+    config = dataclasses.replace(
+        tiny_config().student, arch=arch, embed_dim=None, depth=None, num_heads=None,
+        untie_cls_and_patch_norms=untied, untie_global_and_local_cls_norm=untied,
+    )  # fmt: skip
+    model = nnx.eval_shape(lambda: VisionTransformer(presets.complete(config), rngs=nnx.Rngs(0)))
+    params = {"backbone": nnx.to_pure_dict(nnx.state(model))}
+    specs = sharding.param_specs(params, make_mesh(FSDP))
+    for spec, leaf in zip(_leaves(specs), jax.tree.leaves(params), strict=True):
+        assert len(spec) <= leaf.ndim
+        if leaf.size // leaf.shape[0] >= 2**14:  # a matrix: each device keeps an eighth
+            assert spec.count("fsdp") == 1, leaf.shape
+
+
+def _leaves(specs):
+    return jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, P))
+
+
+def test_heads_have_rules():
+    shapes = jax.eval_shape(lambda: build.init_params(tiny_config(), jax.random.key(0)))
+    specs = sharding.param_specs(shapes, make_mesh(FSDP))
+    for name in ("dino_head", "ibot_head"):
+        assert specs[name]["prototypes"]["kernel"] == P(None, "fsdp")
+        assert specs[name]["fc1"]["kernel"] == P(None, "fsdp")
+
+
+def test_table_of_the_7b():
+    """Golden: python -m tests.regenerate writes it again and prints what changed."""
+    regenerate.check("sharding_vit_7b_fsdp8.txt")
+
+
+def test_unmatched_parameter_is_named():
+    tree = {"backbone": {"blocks": {"attn": {"rotor": {"kernel": jnp.zeros((2, 8, 8))}}}}}
+    with pytest.raises(
+        ValueError, match="no sharding rule for parameter backbone/blocks/attn/rotor/kernel"
+    ):
+        sharding.param_specs(tree, make_mesh(FSDP))
+
+
+def test_axes_that_do_not_divide_stay_whole():
+    tree = {"dino_head": {"fc1": {"kernel": jnp.zeros((16, 20))}}}
+    assert sharding.param_specs(tree, make_mesh(FSDP))["dino_head"]["fc1"]["kernel"] == P(
+        None, None
+    )
+    four = sharding.param_specs(tree, make_mesh(MeshConfig(2, 4, 1)))
+    assert four["dino_head"]["fc1"]["kernel"] == P(None, "fsdp")
+
+
+def test_tensor_axis_splits_the_wide_dimension():
+    shapes = jax.eval_shape(lambda: build.init_params(tiny_config(), jax.random.key(0)))
+    blocks = sharding.param_specs(shapes, make_mesh(MeshConfig(1, 4, 2)))["backbone"]["blocks"]
+    assert blocks["attn"]["qkv"]["kernel"] == P(None, "fsdp", "tensor")
+    assert blocks["attn"]["proj"]["kernel"] == P(None, "tensor", "fsdp")
+    assert blocks["ffn"]["fc2"]["kernel"] == P(None, "tensor", "fsdp")
+
+
+def test_path_name():
+    tree = {"a": [jnp.zeros(1), {"b": jnp.zeros(1)}]}
+    paths = [sharding.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    assert paths == ["a/0", "a/1/b"]
+
+
+def test_named_keeps_the_tree():
+    mesh = make_mesh(FSDP)
+    got = sharding.named({"a": P("fsdp"), "b": {"c": P()}}, mesh)
+    assert got == {"a": NamedSharding(mesh, P("fsdp")), "b": {"c": NamedSharding(mesh, P())}}
+
+
+def test_shard_batch_without_a_mesh_is_the_identity():
+    x = jnp.ones((3, 2))
+    assert sharding.shard_batch(x) is x
+
+
+def test_shard_batch_constrains_axis_0():
+    mesh = make_mesh(MeshConfig(2, 4, 1))
+    with jax.set_mesh(mesh):
+        out = jax.jit(lambda: sharding.shard_batch(jnp.ones((16, 2))))()
+    assert {shard.data.shape for shard in out.addressable_shards} == {(2, 2)}
+    np.testing.assert_array_equal(out, 1.0)
