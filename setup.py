@@ -27,7 +27,7 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],
-        "cuda": ["jax[cuda13]>=0.10,<0.13"],
+        "cuda": ["jax[cuda12]>=0.10,<0.13"],
         "dev": [
             "pyright",
             "pytest",

@@ -1,4 +1,17 @@
-"""Fashion-MNIST on a laptop: the whole of stage 1 in minutes. See `make pretrain`."""
+"""Fashion-MNIST on a laptop: the whole of stage 1 in minutes. `make pretrain` runs it.
+
+Command: dinov3 train --config=configs/fashion_mnist_tiny.py --workdir=DIR
+Hardware: two CPU cores. RESULT
+
+What a short run of tiny pictures changes, and why:
+- prototypes start with logits of standard deviation 0.02, which only long training enlarges; a
+  teacher temperature of 0.015 makes targets say something from the first steps (at 0.05 they stay
+  near uniform and k-NN rises half as fast);
+- LayerScale starts at 1, not 1e-5, and patch embedding and all blocks learn at the full rate;
+- batches of 32: at this size more steps beat larger ones;
+- no hue, saturation, grey (the pictures have no colour), less blur (28 pixels have no detail to
+  spare), milder crops.
+"""
 
 from configs import base
 
@@ -6,37 +19,42 @@ from configs import base
 def get_config():
     config = base.get_config()
     config.name = "fashion_mnist_tiny"
-    config.steps = 1500
-    config.batch.images = 64
-    config.batch.group = 64
+    config.steps = 5000
+    config.batch.images = config.batch.group = 32
 
     student = config.student
-    student.patch_size = 4
-    student.embed_dim, student.depth, student.num_heads = 128, 4, 4
-    student.drop_path = 0.0
+    student.patch_size = 7
+    student.embed_dim, student.depth, student.num_heads, student.ffn_ratio = 128, 3, 4, 2.0
+    student.storage_tokens = 0
+    student.layerscale = None
     student.dtype = "float32"
 
     for head in (config.dino.head, config.ibot.head):
-        head.prototypes, head.hidden, head.bottleneck = 1024, 256, 64
+        head.prototypes, head.hidden, head.bottleneck = 256, 128, 64
+    config.teacher.temperature = base.schedule(0.015)
+    config.teacher.momentum = base.schedule(0.98, end=1.0)
 
-    config.teacher.momentum = base.schedule(0.99, end=1.0)
-    config.teacher.temperature = base.schedule(0.07, start=0.04, warmup=300)
     optim = config.optim
-    optim.lr = base.schedule(1e-3, start=0.0, end=1e-6, warmup=150)
+    optim.lr = base.schedule(1e-3, start=0.0, end=1e-6, warmup=100)
     optim.lr_scaling = "none"
-    optim.layer_decay = 1.0
-    optim.weight_decay = base.schedule(0.04, end=0.2)
-    optim.freeze_last_layer = 50
+    optim.weight_decay = base.schedule(0.04)
+    optim.beta2 = 0.99
+    optim.layer_decay = optim.patch_embed_lr = 1.0
+    optim.freeze_last_layer = 0
+
+    crops = config.crops
+    crops.global_size, crops.local_size, crops.local_count = 28, 14, 4
+    crops.global_scale, crops.local_scale = (0.4, 1.0), (0.1, 0.4)
+    crops.saturation = crops.hue = crops.gray_probability = 0.0
+    crops.blur_probability, crops.blur_sigma = (0.0, 0.2, 0.1), (0.1, 1.0)
+    crops.solarize_probability = 0.1
 
     config.data.source = "fashion_mnist"
     config.data.path = "train"
     config.data.augment = "host"
-    config.data.threads = 2
-    crops = config.crops
-    crops.global_size, crops.local_size, crops.local_count = 28, 12, 6
-
-    config.eval.every = 300
+    config.data.threads = 1
+    config.eval.every = 1000
     config.eval.source = "fashion_mnist"
     config.eval.bank, config.eval.queries = "train", "test"
-    config.checkpoint.every = 500
+    config.checkpoint.every = 1000
     return config

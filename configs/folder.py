@@ -8,7 +8,7 @@ import math
 
 from configs import base
 
-# What one can expect to finish: (least images, arch sizes, crop sizes, images a device).
+# What one can expect to finish.
 _CPU = dict(embed_dim=192, depth=6, num_heads=3, patch=8, crops=(64, 32), group=64)
 _ACCELERATOR = dict(embed_dim=384, depth=12, num_heads=6, patch=16, crops=(224, 96), group=64)
 
@@ -22,11 +22,12 @@ def get_config(arg="data="):
     return fit(config, images=10_000, platform="cpu", devices=1)
 
 
-def fit(config, *, images, platform, devices):
+def fit(config, *, images, platform, devices, steps=None):
     """Sizes ``config`` for ``images`` images on ``devices`` devices of ``platform``.
 
-    CPU: a ViT of 2.8M parameters at 64 px, 10 passes, 1,000 to 5,000 steps. Accelerator: ViT-S/16
-    at 224 px, one group of 64 images a device (at most 16), 100 passes, 5,000 to 125,000 steps.
+    CPU: a ViT of 6 blocks and width 192 at 64 px, 10 passes, 1,000 to 5,000 steps. Accelerator:
+    ViT-S/16 at 224 px, batches of 64 images a device (1,024 at most), 100 passes, 5,000 to 125,000
+    steps. ``steps`` overrules the length; every period follows it.
     Prototypes: a tenth of the images, a power of two from 1,024 to 65,536, so that each has
     something to stand for.
     """
@@ -40,11 +41,11 @@ def fit(config, *, images, platform, devices):
     student.drop_path = 0.0 if on_cpu else 0.1
     config.crops.global_size, config.crops.local_size = size["crops"]
     config.crops.local_count = 4 if on_cpu else 8
-    config.batch.group = size["group"]
-    config.batch.images = size["group"] * min(devices, 16)
+    config.batch.group = max(min(size["group"], 1024 // devices), 2)
+    config.batch.images = config.batch.group * devices
 
     passes, least, most = (10, 1_000, 5_000) if on_cpu else (100, 5_000, 125_000)
-    config.steps = min(max(passes * images // config.batch.images, least), most)
+    config.steps = steps or min(max(passes * images // config.batch.images, least), most)
     prototypes = 2 ** min(max(round(math.log2(max(images, 1) / 10)), 10), 16)
     for head in (config.dino.head, config.ibot.head):
         head.prototypes = prototypes

@@ -1,9 +1,10 @@
 """ViT-7B/16, stage 1: the pretraining of the DINOv3 paper (section 3.2, table 2).
 
-Command: dinov3 train --config=configs/vit7b16_pretrain.py --workdir=gs://... \
-             --config.data.path=gs://SHARDS
+Command: dinov3 train --config=configs/vit7b16_pretrain.py --workdir=DIR \
+             --config.data.path=SHARDS
 Hardware: 256 accelerators, 16 images each. Constant schedules after 100k steps of warm-up; the
-paper trains one million steps.
+paper trains one million steps. The reference computes the blocks' matmuls in fp8, this recipe in
+bfloat16.
 """
 
 from configs import base

@@ -1,4 +1,4 @@
-"""ViT-S/16 on ImageNet-1k, the ViT-L recipe below at a smaller size.
+"""ViT-S/16 on ImageNet-1k, the recipe of vitl16_im1k.py at a smaller size.
 
 Command: dinov3 train --config=configs/vits16_im1k.py --workdir=DIR --config.data.path=SHARDS
 Hardware: 8 accelerators with 32 GB (global batch 1024). Not yet run to its end here, so it states

@@ -51,6 +51,12 @@ def save(manager: ocp.CheckpointManager, state: TrainState, step: int) -> None:
         manager.save(step, args=ocp.args.Composite(**items), force=True)
 
 
+def wait(manager: ocp.CheckpointManager) -> None:
+    """Returns when the save under way is complete."""
+    with _explained(manager.directory):
+        manager.wait_until_finished()
+
+
 def check(manager: ocp.CheckpointManager) -> None:
     """Raises what went wrong in a save that runs in the background."""
     with _explained(manager.directory):
@@ -68,6 +74,8 @@ def restore(manager: ocp.CheckpointManager, abstract: TrainState) -> TrainState 
         try:
             items = {k: ocp.args.StandardRestore(v) for k, v in _items(abstract).items()}
             found = manager.restore(step, args=ocp.args.Composite(**items))
+        except (MemoryError, PermissionError):
+            raise  # the checkpoint may well be whole
         except Exception as error:
             _log.error(
                 "CHECKPOINT %d CANNOT BE READ (%s: %s); trying the one before",
@@ -77,7 +85,10 @@ def restore(manager: ocp.CheckpointManager, abstract: TrainState) -> TrainState 
             )
             continue
         for newer in (s for s in steps if s > step):
-            manager.delete(newer)  # its steps are about to be made again
+            # Its steps are about to be made again. Kept aside: it may tell what went wrong.
+            folder = manager.directory / str(newer)
+            folder.rename(manager.directory.parent / f"unreadable_checkpoint_{newer}")
+        manager.reload()
         return TrainState(student=found["student"], teacher=found["teacher"], **found["optimizer"])
     if steps:
         raise CheckpointError(

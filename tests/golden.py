@@ -113,7 +113,9 @@ def replay_trajectory(spec: dict, arrays: dict) -> dict[str, float]:
         batch = reference_batch(_under(arrays, f"step{i}/batch/"), spec["per_device_batch"])
         if i == 0:
             wanted = _under(arrays, "step0/grad/")
-            grads = _first_gradients(state, batch, config, networks)
+            grads = official.to_official(
+                jax.jit(lambda s, b: _first_gradients(s, b, config, networks))(state, batch)
+            )
             errors["gradients"] = _gradient_error(grads, wanted)
         state, metrics = step_fn(state, batch)
         for kind, table in (("losses", LOSSES), ("grad_norms", NORMS), ("schedules", SCALARS)):
@@ -149,7 +151,7 @@ def _first_gradients(state, batch, config, networks):
     grads, _ = train_step.gradients(
         state.student, batch, targets, keys, state.step, config=config, networks=networks
     )
-    return official.to_official(grads)
+    return grads
 
 
 def _gradient_error(grads, wanted):
@@ -268,6 +270,12 @@ class _Completed:
 def trajectory_config(spec: dict) -> TrainConfig:
     """The reference's resolved configuration -> ours, with one group of the process' batch."""
     ref, images = spec["config"], spec["per_device_batch"]
+    for section, switch in (("gram", "use_loss"), ("distillation", "enabled")):
+        if ref[section][switch]:
+            raise ValueError(
+                f"this trajectory has {section}.{switch}; the step has stage 1 only: an EMA "
+                "teacher, masked student crops and no Gram loss"
+            )
     epoch = ref["train"]["OFFICIAL_EPOCH_LENGTH"]
     student = ref["student"]
     arch = spec["archs"][student["arch"]]
@@ -308,7 +316,7 @@ def trajectory_config(spec: dict) -> TrainConfig:
         recipe.optim.weight_decay = _v2(table["weight_decay"], epoch)
         recipe.teacher.momentum = _v2(table["momentum"], epoch)
         recipe.teacher.temperature = _v2(table["teacher_temp"], epoch)
-        freeze = table["lr"]["freeze_last_layer_epochs"]
+        freeze = table["lr"].get("freeze_last_layer_epochs", 0)
     else:
         teacher, extra = ref["teacher"], optim["schedule_trunc_extra"]
         v1 = dict(family="v1", truncation=float(extra))

@@ -7,7 +7,6 @@ import dataclasses
 import difflib
 import importlib
 import pathlib
-import sys
 
 import jax
 
@@ -16,7 +15,7 @@ from dinov3_jax.config import MeshConfig, from_config_dict
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.models import build
-from tests import collectives
+from tests import collectives, conftest  # noqa: F401  eight devices, as in the tests
 
 FOLDER = pathlib.Path(__file__).parent / "goldens"
 RECIPES = sorted(
@@ -37,9 +36,13 @@ def texts() -> dict:
 
 def check(name: str) -> None:
     """Fails with the difference unless the golden file holds today's text."""
+    compare(name, texts()[name]())
+
+
+def compare(name: str, got: str) -> None:
+    """Fails with the difference unless the golden file holds ``got``."""
     path = FOLDER / name
     wanted = path.read_text() if path.exists() else ""
-    got = texts()[name]()
     changes = "\n".join(difference(wanted, got, name))
     assert got == wanted, f"\n{changes}\nif this is meant: python -m tests.regenerate"
 
@@ -89,7 +92,7 @@ def sharding_text() -> str:
         axes = [*spec, *[None] * (leaf.ndim - len(spec))]
         sizes = " x ".join(f"{n}/{axis}" if axis else str(n) for n, axis in zip(leaf.shape, axes))
         rows.append(f"{sharding.path_name(path):44}{sizes}")
-    total = f"{whole:,} parameters, {each:,} on each of 8 devices ({8 * each / whole:.4f} of 1/8)"
+    total = f"{whole:,} parameters, {each:,} of them on each of 8 devices"
     return (
         "\n".join(["fsdp = 8; n/fsdp: an eighth of the axis on each device", *rows, total]) + "\n"
     )
@@ -115,5 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", 8)
-    sys.exit(main())
+    main()

@@ -100,7 +100,7 @@ def tiny_state(config: TrainConfig, *, seed: int = 0) -> TrainState:
 
 
 def compile_step(config: TrainConfig, mesh: Mesh):
-    """jit of (state, batch, key) -> (state, metrics) on ``mesh``; ``place`` puts arguments there."""
+    """jit of (state, batch, key) -> (state, metrics); ``place`` puts arguments on ``mesh``."""
     networks = build.networks(config)
     return jax.jit(
         lambda state, batch, key: train_step(state, batch, key, config=config, networks=networks),

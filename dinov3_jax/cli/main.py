@@ -9,7 +9,7 @@ import absl.logging
 from dinov3_jax.checkpoint import CheckpointError
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import SourceError
-from dinov3_jax.train.loop import TrainingError
+from dinov3_jax.train.guard import TrainingError
 
 VERBS = {
     "train": "a recipe: dinov3 train --config=configs/photos_small.py --workdir=DIR",
@@ -33,6 +33,13 @@ def main() -> None:
         module.run(sys.argv[2:])
     except (ConfigError, SourceError, CheckpointError, TrainingError) as error:
         print(f"dinov3 {sys.argv[1]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(
+            f"dinov3 {sys.argv[1]}: {error}. If the disk is full, free space; if access is denied, "
+            "change the permissions; then run the same command, it resumes",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

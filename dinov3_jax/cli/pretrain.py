@@ -3,14 +3,12 @@
 import argparse
 import dataclasses
 import logging
-import pathlib
+import re
 
 import jax
-from absl import flags
-from ml_collections import config_flags
 
 from configs import folder
-from dinov3_jax.cli.train import parse
+from dinov3_jax.cli.flags import parse_recipe
 from dinov3_jax.config import from_config_dict
 from dinov3_jax.data.sources import open_source
 from dinov3_jax.train.loop import train
@@ -32,14 +30,13 @@ def run(argv: list[str]) -> None:
     data = from_config_dict(recipe).data
     source = open_source(dataclasses.replace(data, labels="folders"))
     platform, devices = jax.default_backend(), jax.device_count()
-    folder.fit(recipe, images=len(source), platform=platform, devices=devices)
+    steps = [re.fullmatch(r"--config\.steps=(\d+)", argument) for argument in rest]
+    length = next((int(found[1]) for found in reversed(steps) if found), None)
+    folder.fit(recipe, images=len(source), platform=platform, devices=devices, steps=length)
     labelled = folder.class_folders(source.labels)
     if labelled:
         folder.label(recipe, options.data)
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", recipe, flag_values=values)
-    parse(values, rest)
-    workdir = pathlib.Path(options.workdir)
+    recipe, workdir = parse_recipe([*rest, f"--workdir={options.workdir}"], recipe)
     _log.info(
         "%d images, %d %s device(s)%s; the recipe chosen for them:\n%s",
         len(source),

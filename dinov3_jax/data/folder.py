@@ -39,7 +39,9 @@ def open_folders(path: str, *, labelled: bool) -> FolderSource:
     labelled: the class of an image is the name of its parent folder; equal names in several
     folders are one class, and labels number the sorted names.
     """
-    folders = [os.path.abspath(os.path.expanduser(part.strip())) for part in path.split(",")]
+    # A comma may also be part of a name.
+    parts = [path] if os.path.isdir(os.path.expanduser(path)) else path.split(",")
+    folders = [os.path.abspath(os.path.expanduser(part.strip())) for part in parts]
     if not path.strip():
         raise SourceError("no image folder is given; set data.path to one")
     found = []

@@ -43,6 +43,8 @@ def sinkhorn(
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}, wanted at least 1")
     scores = logits.astype(jnp.float32) / temperature
+    if not scores.size:  # a batch without masked patches
+        return scores
     count = 0.0 if valid is None else jnp.where(valid, 0.0, -jnp.inf)[:, None]
     rows = jnp.zeros((scores.shape[0], 1), jnp.float32)
     for _ in range(iterations):

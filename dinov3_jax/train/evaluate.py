@@ -15,7 +15,7 @@ from dinov3_jax.config import ConfigError, TrainConfig
 from dinov3_jax.data import order
 from dinov3_jax.data.crops import resize
 from dinov3_jax.data.pipeline import eval_images
-from dinov3_jax.data.sources import Source, open_source
+from dinov3_jax.data.sources import Source, SourceError, open_source
 from dinov3_jax.distributed.mesh import global_batch
 from dinov3_jax.evals import health
 from dinov3_jax.evals.knn import knn_accuracy
@@ -23,7 +23,7 @@ from dinov3_jax.losses.sinkhorn import sinkhorn
 from dinov3_jax.models.build import Networks
 from dinov3_jax.types import Params
 
-_BATCH = 128  # images a forward
+_BATCH = 128  # images a forward, at least
 _PATCHES = 2048  # patches, spread over all images, whose rank is taken
 
 
@@ -50,7 +50,7 @@ def load_eval_data(config: TrainConfig, source: Source) -> EvalData:
     """Reads the images once, centre crops at the global crop size."""
     settings, size = config.eval, config.crops.global_size
     chosen = _sample(len(source), settings.health_images, config.seed)
-    images, _ = eval_images(source, chosen, size=size)
+    images = _readable(source, chosen, size, config.data.path)[0]
     if settings.source == "none":
         return EvalData(images, None)
     opened, picked = [], []
@@ -75,9 +75,18 @@ def load_eval_data(config: TrainConfig, source: Source) -> EvalData:
         )
     sets = []
     for labelled, indices in zip(opened, picked):
-        pixels, kept = eval_images(labelled, indices, size=size)
+        pixels, kept = _readable(labelled, indices, size, settings.bank)
         sets.append(Labelled(pixels, labelled.labels[kept]))
     return EvalData(images, KnnData(sets[0], sets[1], classes))
+
+
+def _readable(source, indices, size, path):
+    images, kept = eval_images(source, indices, size=size)
+    if not len(images):
+        raise SourceError(
+            f"none of {len(indices)} images of {path!r} can be read; the log says why for each"
+        )
+    return images, kept
 
 
 def _sample(size, limit, seed):
@@ -114,11 +123,14 @@ def make_forward(config: TrainConfig, networks: Networks, mesh: Mesh) -> Forward
     def cls(teacher, images):
         return dense(teacher, images)[:1]  # the compiler drops the rest
 
+    shards = mesh.shape["replica"] * mesh.shape["fsdp"]
+    size = -(-_BATCH // shards) * shards
+
     def run(compiled, teacher, images):
         parts = []
-        for start in range(0, max(len(images), 1), _BATCH):  # once even for no image: for shapes
-            chunk = images[start : start + _BATCH]
-            padded = np.zeros((_BATCH, *images.shape[1:]), images.dtype)
+        for start in range(0, max(len(images), 1), size):  # once even for no image: for shapes
+            chunk = images[start : start + size]
+            padded = np.zeros((size, *images.shape[1:]), images.dtype)
             padded[: len(chunk)] = chunk
             out = compiled(teacher, global_batch({"images": padded}, mesh)["images"])
             parts.append([np.asarray(x)[: len(chunk)] for x in out])

@@ -1,6 +1,7 @@
 """What a run writes down: JSON lines, TensorBoard, a progress bar."""
 
 import collections
+import contextlib
 import json
 import math
 import time
@@ -11,20 +12,29 @@ from tqdm import tqdm
 
 
 class MetricsWriter:
-    """Rows of scalars to ``metrics.jsonl`` and TensorBoard; on every process but one it is idle."""
+    """Rows of scalars to ``workdir/metrics.jsonl`` and TensorBoard."""
 
-    def __init__(self, workdir: epath.Path, *, active: bool = True):
-        self._path = workdir / "metrics.jsonl" if active else None
-        self._board = SummaryWriter(str(workdir / "tensorboard")) if active else None
+    def __init__(self, workdir: epath.Path):
+        self._workdir = workdir
+        self._board: SummaryWriter | None = None
+
+    def rewind(self, step: int) -> None:
+        """Call once before writing: drops rows after ``step``, which a resumed run writes again.
+
+        Step 0 drops all. The file is replaced whole, so that a full disk costs no history.
+        """
+        rows = read_metrics(self._workdir, before=step) if step else []
+        path = self._workdir / "metrics.jsonl"
+        if path.exists():
+            write_whole(path, "".join(_line(row) for row in rows))
+        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, row: dict[str, float]) -> None:
         """Appends {"step", "time", **row}; NaN and infinities are kept as JSON's null."""
-        if self._path is None or self._board is None:
-            return
-        finite = {k: v if math.isfinite(v) else None for k, v in row.items()}
-        line = json.dumps({"step": step, "time": round(time.time(), 3), **finite})
-        with self._path.open("a") as file:
-            file.write(line + "\n")
+        if self._board is None:
+            raise RuntimeError("rewind() was not called")
+        with (self._workdir / "metrics.jsonl").open("a") as file:
+            file.write(_line({"step": step, "time": round(time.time(), 3), **row}))
         for name, value in row.items():
             self._board.add_scalar(name, value, step)
 
@@ -45,19 +55,19 @@ def read_metrics(workdir: epath.Path, *, before: int | None = None) -> list[dict
         except json.JSONDecodeError:
             continue  # the half line of a killed run
         if before is None or row["step"] <= before:
-            rows.append({k: float("nan") if v is None else v for k, v in row.items()})
+            rows.append({k: math.nan if v is None else v for k, v in row.items()})
     return rows
 
 
-def truncate_metrics(workdir: epath.Path, step: int) -> None:
-    """Drops rows after ``step``: a resumed run writes them again."""
-    rows = read_metrics(workdir, before=step)
-    text = "".join(
-        json.dumps({k: v if math.isfinite(v) else None for k, v in row.items()}) + "\n"
-        for row in rows
-    )
-    if rows or (workdir / "metrics.jsonl").exists():
-        (workdir / "metrics.jsonl").write_text(text)
+def write_whole(path: epath.Path, text: str) -> None:
+    """Replaces ``path`` by ``text`` or leaves it as it was: a full disk or a kill loses nothing."""
+    draft = path.parent / (path.name + ".new")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _line(row):
+    return json.dumps({k: v if math.isfinite(v) else None for k, v in row.items()}) + "\n"
 
 
 class Window:
@@ -86,13 +96,47 @@ class Window:
         return row
 
 
-def progress_bar(start: int, steps: int, *, active: bool = True) -> tqdm:
+def progress_bar(start: int, steps: int) -> tqdm:
     """Steps done, rate and time left on one line of the terminal."""
     return tqdm(
         total=steps,
         initial=start,
         unit="step",
-        disable=not active,
         dynamic_ncols=True,
         mininterval=1.0,
     )
+
+
+class Clock:
+    """Images a second and the share of time spent waiting for data, since the last row."""
+
+    def __init__(self, images: int, step: int):
+        self._images = images
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Starts anew after ``step`` steps."""
+        self._since, self._wait, self._step = time.perf_counter(), 0.0, step
+
+    @contextlib.contextmanager
+    def waiting(self):
+        start = time.perf_counter()
+        yield
+        self._wait += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def paused(self):
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+    def rates(self, step: int) -> dict[str, float]:
+        """The row's rates after ``step`` steps; ``data_wait`` is a share of the time, 0 to 1."""
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        row = {
+            "images_per_second": (step - self._step) * self._images / elapsed,
+            "data_wait": min(self._wait / elapsed, 1.0),
+            "images_seen": float(step * self._images),
+        }
+        self.restart(step)
+        return row

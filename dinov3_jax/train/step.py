@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dinov3_jax import schedules
-from dinov3_jax.config import TrainConfig
+from dinov3_jax.config import ScheduleConfig, TrainConfig
 from dinov3_jax.distributed.sharding import shard_batch
 from dinov3_jax.losses.dino import dino_loss
 from dinov3_jax.losses.ibot import ibot_loss
@@ -129,7 +129,7 @@ def hyperparameters(step: jax.Array, config: TrainConfig) -> dict[str, jax.Array
     """The scheduled scalars of a step; ``teacher_complement`` is 1 - ``teacher_momentum``."""
     optim, teacher = config.optim, config.teacher
     at = lambda schedule: schedules.value(schedule, step, steps=config.steps)  # noqa: E731
-    lr = at(schedules.scale_lr(optim.lr, rule=optim.lr_scaling, images=config.batch.images))
+    lr = at(scaled_lr(config))
     return {
         "lr": lr,
         "last_layer_lr": jnp.where(step < optim.freeze_last_layer, 0.0, lr),
@@ -138,6 +138,12 @@ def hyperparameters(step: jax.Array, config: TrainConfig) -> dict[str, jax.Array
         "teacher_complement": at(schedules.complement(teacher.momentum)),
         "teacher_temperature": at(teacher.temperature),
     }
+
+
+def scaled_lr(config: TrainConfig) -> ScheduleConfig:
+    """The learning-rate schedule after the recipe's scaling rule."""
+    optim = config.optim
+    return schedules.scale_lr(optim.lr, rule=optim.lr_scaling, images=config.batch.images)
 
 
 def teacher_targets(
@@ -287,8 +293,9 @@ def split_groups(tree, *, groups: int, parts: int):
     """
 
     def split(x):
-        x = x.reshape(groups // parts, parts, -1, *x.shape[1:])
-        return jnp.moveaxis(x, 1, 0).reshape(parts, -1, *x.shape[3:])
+        each = x.shape[0] // groups
+        x = x.reshape(groups // parts, parts, each, *x.shape[1:])
+        return jnp.moveaxis(x, 1, 0).reshape(parts, groups // parts * each, *x.shape[3:])
 
     return jax.tree.map(split, tree)
 
@@ -297,7 +304,8 @@ def join_groups(tree, *, groups: int, parts: int):
     """The inverse of ``split_groups``."""
 
     def join(x):
-        x = x.reshape(parts, groups // parts, -1, *x.shape[2:])
-        return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[3:])
+        each = x.shape[1] * parts // groups
+        x = x.reshape(parts, groups // parts, each, *x.shape[2:])
+        return jnp.moveaxis(x, 0, 1).reshape(groups * each, *x.shape[3:])
 
     return jax.tree.map(join, tree)

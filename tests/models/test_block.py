@@ -1,7 +1,10 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from dinov3_jax.models import rope
 from dinov3_jax.models.block import Block, kept_samples
@@ -32,9 +35,18 @@ def keys(seed=0):
     return jax.random.split(jax.random.key(seed), GROUPS)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _run(graph, params, x, keys):
+    return nnx.merge(graph, params)(x, sincos(), keys)
+
+
+def run(block, x=X, keys=None):
+    return _run(*nnx.split(block), x, keys)
+
+
 def changed(block, seed=0):
     """Which samples a training pass changed, bool [S, b]."""
-    return np.asarray((block(X, sincos(), keys(seed)) != X).any(axis=(2, 3)))
+    return np.asarray((run(block, keys=keys(seed)) != X).any(axis=(2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +62,7 @@ def test_two_residual_branches_after_norms():
     middle = X + block.ls1(block.attn(block.norm1(X), sincos()))
     wanted = middle + block.ls2(block.ffn(block.norm2(middle)))
     # atol: float32, another order of sums.
-    np.testing.assert_allclose(block(X, sincos(), None), wanted, atol=1e-5)
+    np.testing.assert_allclose(run(block), wanted, atol=1e-5)
 
 
 def test_without_layerscale():
@@ -58,7 +70,7 @@ def test_without_layerscale():
     assert not hasattr(block, "ls1")
     middle = X + block.attn(block.norm1(X), sincos())
     wanted = middle + block.ffn(block.norm2(middle))
-    np.testing.assert_allclose(block(X, sincos(), None), wanted, atol=1e-5)  # as above
+    np.testing.assert_allclose(run(block), wanted, atol=1e-5)  # as above
 
 
 @pytest.mark.parametrize("silent", ["attention", "ffn"])
@@ -68,7 +80,7 @@ def test_stochastic_depth_changes_exactly_n_samples_of_each_group(silent):
     for seed in range(5):
         rows = changed(block, seed)
         np.testing.assert_array_equal(rows.sum(axis=1), 4)
-    out, whole = block(X, sincos(), keys()), block(X, sincos(), None)
+    out, whole = run(block, keys=keys()), run(block)
     rows = changed(block)
     # atol: float32; times 2 is exact.
     np.testing.assert_allclose((out - X)[rows], 2 * (whole - X)[rows], atol=1e-5)
@@ -88,14 +100,14 @@ def test_groups_draw_their_own_samples():
 
 def test_a_group_does_not_depend_on_the_others():
     block = make(drop_path=0.4)
-    alone = block(X[1:2], sincos(), keys()[1:2])
+    alone = run(block, X[1:2], keys()[1:2])
     # atol: float32, another batch size may sum in another order.
-    np.testing.assert_allclose(block(X, sincos(), keys())[1:2], alone, atol=1e-5)
+    np.testing.assert_allclose(run(block, keys=keys())[1:2], alone, atol=1e-5)
 
 
 def test_every_sample_is_dropped_equally_often():
     block = make(silent=("ffn",), drop_path=0.5)
-    many = jax.vmap(lambda key: block(X, sincos(), jax.random.split(key, GROUPS)) != X)
+    many = jax.vmap(lambda key: run(block, keys=jax.random.split(key, GROUPS)) != X)
     counts = many(jax.random.split(jax.random.key(1), 200)).any(axis=(3, 4)).mean(axis=(0, 1))
     # 600 draws of a coin: standard deviation 0.02; five of them.
     np.testing.assert_allclose(counts, 0.5, atol=0.1)
@@ -103,11 +115,11 @@ def test_every_sample_is_dropped_equally_often():
 
 def test_gradient_reaches_kept_samples_only():
     block = make(silent=("ffn",), drop_path=0.4)
-    branch = jax.grad(lambda x: (block(x, sincos(), keys()) - x).sum())(X)
+    branch = jax.grad(lambda x: (run(block, x, keys()) - x).sum())(X)
     reached = np.asarray((branch != 0).any(axis=(2, 3)))
     np.testing.assert_array_equal(reached, changed(block))
 
 
 def test_rate_zero_needs_no_draw():
     block = make(drop_path=0.0)
-    np.testing.assert_array_equal(block(X, sincos(), keys()), block(X, sincos(), None))
+    np.testing.assert_array_equal(run(block, keys=keys()), run(block))

@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,17 +15,11 @@ from dinov3_jax.losses.koleo import koleo_loss
 from dinov3_jax.models import build
 from dinov3_jax.train import step
 from tests import collectives, regenerate
+from tests.collectives import RANDOM
 from tests.tiny import compile_step, place, tiny_batch, tiny_config, tiny_state
 
 KEY = jax.random.key(7)
 STEPS = 3
-# Everything random is on, and the prototypes are frozen for the first two steps.
-RANDOM = {
-    "student.drop_path": 0.4,
-    "student.rope_shift": 0.2,
-    "student.rope_rescale": 2.0,
-    "optim.freeze_last_layer": 2,
-}
 RUNS = {
     "1": ((1, 1), {}),
     "2": ((1, 2), {}),
@@ -42,6 +38,7 @@ class Run(NamedTuple):
     metrics: list  # of each step
     compiled: int  # programs made
     program: str  # the optimised HLO text
+    again: Callable  # (state, batch) -> (state, metrics) on the host, by the same program
 
 
 @functools.cache
@@ -50,8 +47,14 @@ def run(name) -> Run:
     shape, changes = RUNS[name]
     config = tiny_config(**RANDOM, **changes)
     mesh = make_mesh(MeshConfig(*shape, 1), jax.devices()[: shape[0] * shape[1]])
+    fn = compile_step(config, mesh)
+
+    def again(state, batch):
+        with jax.set_mesh(mesh):
+            state, metrics = fn(*place(config, mesh, state, batch), KEY)
+        return jax.tree.map(np.asarray, state), {k: float(v) for k, v in metrics.items()}
+
     with jax.set_mesh(mesh):
-        fn = compile_step(config, mesh)
         host, metrics = [tiny_state(config)], []
         state, batch = place(config, mesh, host[0], tiny_batch(config))
         program = fn.lower(state, batch, KEY).compile().as_text()
@@ -60,22 +63,7 @@ def run(name) -> Run:
             state, scalars = fn(state, batch, KEY)
             host.append(jax.tree.map(np.asarray, state))
             metrics.append({k: float(v) for k, v in scalars.items()})
-    return Run(config, host, metrics, fn._cache_size(), program)
-
-
-@functools.cache
-def single_device_step():
-    """The program of run("1") again (jax has it compiled), for other states and batches."""
-    config = tiny_config(**RANDOM)
-    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    fn = compile_step(config, mesh)
-
-    def call(state, batch):
-        with jax.set_mesh(mesh):
-            state, metrics = fn(*place(config, mesh, state, batch), KEY)
-        return jax.tree.map(np.asarray, state), {k: float(v) for k, v in metrics.items()}
-
-    return config, call
+    return Run(config, host, metrics, fn._cache_size(), program, again)
 
 
 def distance(got, wanted, origin):
@@ -111,17 +99,10 @@ def test_devices_and_micro_batches_do_not_change_the_numbers(name):
 
 def test_the_step_is_random_where_it_should_be():
     """The comparison above would be empty if nothing were drawn."""
-    _, call = single_device_step()
-    batch = tiny_batch(tiny_config())
-    first = call(START, batch)[1]
-    later = call(jax.tree.map(np.asarray, _at_step(START, 1)), batch)[1]
-    assert abs(first["loss/dino_local"] - later["loss/dino_local"]) > 1e-3
-
-
-def _at_step(state, number):
-    import dataclasses
-
-    return dataclasses.replace(state, step=np.asarray(number, np.int32))
+    batch = tiny_batch(run("1").config)
+    later = dataclasses.replace(START, step=np.int32(1))
+    losses = [run("1").again(state, batch)[1]["loss/dino_local"] for state in (START, later)]
+    assert abs(losses[0] - losses[1]) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["1", "8", "accumulate 2"])
@@ -149,7 +130,7 @@ def test_collectives():
     golden = (regenerate.FOLDER / "collectives.txt").read_text()
     if f"jax {jax.__version__};" not in golden:
         pytest.skip(f"the golden is not of jax {jax.__version__}")
-    regenerate.check("collectives.txt")
+    regenerate.compare("collectives.txt", collectives.summary(run("8").program))
 
 
 def test_metrics_are_complete():
@@ -173,7 +154,9 @@ def test_frozen_prototypes_do_not_move_but_their_moments_do():
         np.testing.assert_array_equal(kernel(states[2].student), kernel(START.student))
         assert (kernel(states[3].student) != kernel(START.student)).mean() > 0.9
         assert np.abs(kernel(states[1].opt_state.mu)).max() > 0
-        assert (states[1].student[head]["fc1"]["kernel"] != START.student[head]["fc1"]["kernel"]).any()
+        assert (
+            states[1].student[head]["fc1"]["kernel"] != START.student[head]["fc1"]["kernel"]
+        ).any()
     assert [m["last_layer_lr"] > 0 for m in run("1").metrics] == [False, False, True]
 
 
@@ -186,7 +169,7 @@ def test_the_teacher_is_the_moving_average_of_the_new_student():
 
 @pytest.mark.parametrize("where", ["global_crops", "local_crops"])
 def test_a_nan_pixel_changes_nothing_but_the_step(where):
-    config, call = single_device_step()
+    config, call = run("1").config, run("1").again
     before = run("1").states[2]  # moments are not zero
     batch = tiny_batch(config)
     images = getattr(batch, where).at[3, 1, 2, 2, 0].set(jnp.nan)
@@ -215,7 +198,10 @@ def test_softmax_centering_uses_the_centre_of_the_step_before():
         assert np.abs(first[name]).max() > 0.01
     later, second = targets_of(START.teacher, first, tiny_batch(config))
     # Another centre c multiplies targets by exp(-c / τ), row by row normalised.
-    for name, before, after in (("cls", targets.cls, later.cls), ("patch", targets.patch, later.patch)):
+    for name, before, after in (
+        ("cls", targets.cls, later.cls),
+        ("patch", targets.patch, later.patch),
+    ):
         wanted = before * np.exp(-np.asarray(first[name]) / 0.07)
         wanted /= wanted.sum(axis=-1, keepdims=True)
         np.testing.assert_allclose(after, wanted, atol=1e-5)  # float32
@@ -260,7 +246,7 @@ def test_total_is_the_weighted_sum(ignore_diagonal):
     config = tiny_config(**{
         "dino.ignore_diagonal": ignore_diagonal, "dino.weight": 0.7, "ibot.weight": 0.5,
         "koleo.weight": 0.3, "crops.local_count": 8,
-        "dino.local_weight.start": 0.25, "dino.local_weight.peak": 0.25, "dino.local_weight.end": 0.25,
+        **{f"dino.local_weight.{key}": 0.25 for key in ("start", "peak", "end")},
     })  # fmt: skip
     total, terms = step.total_loss(outputs, targets, batch, jnp.int32(0), config=config)
     pairs_global, pairs_local = (2 if ignore_diagonal else 4), 16
@@ -291,7 +277,9 @@ def test_koleo_looks_at_each_crop_and_group(group, size):
     groups = step.koleo_groups(cls, config)
     assert groups.shape == (2, 16 // size, size, 16)
     by_hand = [
-        koleo_loss(cls[start : start + size, crop]) for crop in (0, 1) for start in range(0, 16, size)
+        koleo_loss(cls[start : start + size, crop])
+        for crop in (0, 1)
+        for start in range(0, 16, size)
     ]
     wanted = float(sum(by_hand) / len(by_hand))
     assert float(koleo_loss(groups)) == pytest.approx(wanted, rel=1e-5, abs=1e-7)  # float32
@@ -330,7 +318,12 @@ def test_student_sees_masks_on_global_crops_only():
     keys = jax.random.split(KEY, 8)
     fn = jax.jit(lambda batch: step.student_outputs(START.student, batch, keys, networks=networks))
     got = fn(batch)
-    assert [x.shape for x in got] == [(16, 2, 32), (16, 2, 32), (*batch.mask_indices.shape, 24), (16, 2, 16)]
+    assert [x.shape for x in got] == [
+        (16, 2, 32),
+        (16, 2, 32),
+        (*batch.mask_indices.shape, 24),
+        (16, 2, 16),
+    ]
     backbone = nnx.merge(networks.backbone, START.student["backbone"])
     features = backbone.forward(
         [batch.global_crops.reshape(32, 16, 16, 3)], masks=[batch.masks.reshape(32, 16)], keys=keys

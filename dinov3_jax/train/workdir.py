@@ -1,0 +1,55 @@
+"""A workdir belongs to one run: one recipe on one data set."""
+
+import dataclasses
+import json
+
+from etils import epath
+
+from dinov3_jax.config import ConfigError, TrainConfig
+from dinov3_jax.data.sources import Source
+from dinov3_jax.train.metrics import write_whole
+
+# Sections that may change between two starts of one run: they do not touch what is computed.
+_FREE = ("mesh", "eval", "checkpoint", "log", "data.threads", "data.workers", "data.buffer",
+         "data.path", "data.max_bad_fraction", "name")  # fmt: skip
+
+
+def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
+    """Writes config.json into a fresh workdir; ``ConfigError`` if another run lives there.
+
+    A run lives there once it has a checkpoint; before that the recipe may still change.
+    """
+    if "://" in str(workdir):
+        raise ConfigError(f"workdir {workdir} is remote; give a local or mounted folder")
+    path = workdir / "config.json"
+    ours = dataclasses.asdict(config)
+    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+        try:
+            saved = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path} is damaged ({error}); take another --workdir") from error
+        changed = _differences(saved["config"], json.loads(json.dumps(ours)))
+        changed = [c for c in changed if not c.split(":")[0].startswith(_FREE)]
+        if changed:
+            raise ConfigError(
+                f"{workdir} holds a run of another recipe ({'; '.join(changed)}); take another "
+                "--workdir, or set these keys back to resume that run"
+            )
+        if saved["data"] != source.fingerprint:
+            raise ConfigError(
+                f"{workdir} holds a run on other data: the listing of {config.data.path!r} has "
+                "changed since it started. Restore the files to resume it, or take another "
+                "--workdir"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps({"config": ours, "data": source.fingerprint}, indent=2))
+
+
+def _differences(old, new, path=""):
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [f"{path}: {old!r} there, {new!r} now"]
