@@ -16,7 +16,7 @@ pretrain: $(VENV)/.installed  ## Fashion-MNIST, a few minutes on two CPU cores; 
 	$(RUN) -m dinov3_jax train --config=configs/fashion_mnist_tiny.py --workdir=$(WORKDIR)
 
 test: $(VENV)/.installed lint
-	$(RUN) -m pytest -q -n 2
+	$(RUN) -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed
 	$(RUN) -m pytest -q -m slow

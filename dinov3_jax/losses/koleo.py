@@ -35,7 +35,8 @@ def koleo_loss(features: jax.Array, *, topk: int = 1, eps: float = 1e-8) -> jax.
     x = l2_normalize(features.astype(jnp.float32), eps=eps)
     cosines = jnp.einsum("...id,...jd->...ij", x, x, precision="highest")
     cosines = jnp.where(jnp.eye(n, dtype=bool), -1.0, jax.lax.stop_gradient(cosines))
-    neighbours = jax.lax.top_k(cosines, topk)[1]  # [..., n, k]
+    # A sort, not top_k: the partitioner gathers the operand of top_k from all devices.
+    neighbours = jnp.argsort(-cosines, axis=-1)[..., :topk]  # [..., n, k]
     take = jnp.vectorize(lambda x, i: x[i], signature="(n,d),(n,k)->(n,k,d)")
     offsets = x[..., :, None, :] - take(x, neighbours) + eps  # [..., n, k, D]
     distances = jnp.linalg.norm(offsets, axis=-1)

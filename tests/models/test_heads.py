@@ -5,8 +5,11 @@ import pytest
 import scipy.special
 from flax import nnx
 
-from dinov3_jax.config import HeadConfig
+from dinov3_jax.config import HeadConfig, MeshConfig
+from dinov3_jax.distributed import sharding
+from dinov3_jax.distributed.mesh import batch_sharding, make_mesh
 from dinov3_jax.models.heads import ProjectionHead
+from tests import collectives
 from tests.models.modules import build, weights
 from tests.reference import det
 
@@ -67,3 +70,20 @@ def test_zero_features_have_a_finite_gradient():
         getattr(module, f"fc{i}").bias[...] *= 0.0
     gradient = jax.grad(lambda x: module(x).sum())(jnp.zeros((2, 8)))
     assert jnp.isfinite(gradient).all()
+
+
+def test_devices_gather_weights_not_activations():
+    """With weights larger than activations the compiler alone would split the head by width."""
+    mesh = make_mesh(MeshConfig(1, 8, 1))
+    config = HeadConfig(prototypes=512, hidden=128, bottleneck=64, layers=3)
+    make = lambda: ProjectionHead(64, config, dtype="float32", rngs=nnx.Rngs(0))  # noqa: E731
+    graph, state = nnx.split(nnx.eval_shape(make))
+    shapes = {"dino_head": nnx.to_pure_dict(state)}
+    shardings = sharding.named(sharding.param_specs(shapes, mesh), mesh)
+    abstract = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
+    params = jax.tree.map(abstract, shapes, shardings)
+    features = jax.ShapeDtypeStruct((8, 64), jnp.float32, sharding=batch_sharding(mesh))
+    with jax.set_mesh(mesh):
+        logits = jax.jit(lambda params, x: nnx.merge(graph, params["dino_head"])(x))
+        program = logits.lower(params, features).compile().as_text()
+    assert [kind for kind, _ in collectives.find(program)] == ["all-gather"] * 4

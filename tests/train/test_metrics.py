@@ -13,8 +13,9 @@ def workdir(tmp_path):
     return epath.Path(tmp_path)
 
 
-def write(workdir, rows):
+def write(workdir, rows, after=10**6):
     writer = metrics.MetricsWriter(workdir)
+    writer.rewind(after)
     for step, row in rows:
         writer.write(step, row)
     writer.close()
@@ -49,17 +50,15 @@ def test_tensorboard_files_are_written(workdir):
     assert [p.stat().length > 0 for p in (workdir / "tensorboard").iterdir()] == [True]
 
 
-def test_other_processes_are_idle(workdir):
-    writer = metrics.MetricsWriter(workdir, active=False)
-    writer.write(1, {"a": 1.0})
-    writer.close()
-    assert list(workdir.iterdir()) == []
+def test_writing_needs_a_place_in_the_run_first(workdir):
+    with pytest.raises(RuntimeError, match="rewind"):
+        metrics.MetricsWriter(workdir).write(1, {"a": 1.0})
 
 
 def test_no_file_no_rows(workdir):
     assert metrics.read_metrics(workdir) == []
-    metrics.truncate_metrics(workdir, 3)
-    assert list(workdir.iterdir()) == []
+    write(workdir, [], after=3)
+    assert metrics.read_metrics(workdir) == []
 
 
 def test_the_half_line_of_a_killed_run_is_skipped(workdir):
@@ -67,20 +66,44 @@ def test_the_half_line_of_a_killed_run_is_skipped(workdir):
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "a":')
     assert [row["step"] for row in metrics.read_metrics(workdir)] == [1]
-    metrics.truncate_metrics(workdir, 5)
-    write(workdir, [(2, {"a": 2.0})])
+    write(workdir, [(2, {"a": 2.0})], after=5)
     assert [row["step"] for row in metrics.read_metrics(workdir)] == [1, 2]
 
 
-def test_truncate_drops_later_rows_and_keeps_nan(workdir):
+def test_rewind_drops_later_rows_and_keeps_nan(workdir):
     write(workdir, [(i, {"a": math.nan if i == 1 else float(i)}) for i in (1, 2, 3)])
-    metrics.truncate_metrics(workdir, 2)
+    write(workdir, [], after=2)
     rows = metrics.read_metrics(workdir)
     assert [row["step"] for row in rows] == [1, 2]
     assert math.isnan(rows[0]["a"])
     assert metrics.read_metrics(workdir, before=1)[-1]["step"] == 1
-    metrics.truncate_metrics(workdir, 0)
-    assert metrics.read_metrics(workdir) == []
+    write(workdir, [(0, {"a": 0.0})], after=0)  # a run that starts afresh
+    assert [row["step"] for row in metrics.read_metrics(workdir)] == [0]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(workdir, monkeypatch):
+    path = workdir / "metrics.jsonl"
+    metrics.write_whole(path, "history")
+
+    def full_disk(self, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_text", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        metrics.write_whole(path, "")
+    monkeypatch.undo()
+    assert path.read_text() == "history"
+
+
+def test_clock_counts_from_where_it_was_restarted(monkeypatch):
+    now = iter([0.0, 10.0, 10.0, 12.0, 13.0, 14.0, 14.0])
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(now))
+    clock = metrics.Clock(64, 5000)
+    clock.restart(5001)  # at 10 s: compiled
+    with clock.waiting():  # 10 to 12 s
+        pass
+    rates = {"images_per_second": 64 * 9 / 3.0, "data_wait": 2 / 3, "images_seen": 5010 * 64.0}
+    assert clock.rates(5010) == pytest.approx(rates)  # at 13 s; a resumed run counts its own steps
 
 
 def test_window_is_the_mean_since_the_last_row():
@@ -109,6 +132,4 @@ def test_progress_bar_starts_where_the_run_does(capsys):
     with metrics.progress_bar(3, 10) as bar:
         bar.update(2)
         assert (bar.n, bar.total) == (5, 10)
-    with metrics.progress_bar(3, 10, active=False) as bar:
-        bar.update(1)
-    assert capsys.readouterr().err.count("\r") <= 3  # the second one is silent
+    assert "5/10" in capsys.readouterr().err
