@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/fashion_mnist_tiny
 
-.PHONY: pretrain test test-slow parity lint bench-data
+.PHONY: pretrain test parity lint bench-data
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,9 +17,6 @@ pretrain: $(VENV)/.installed  ## Fashion-MNIST, a few minutes on two CPU cores; 
 
 test: $(VENV)/.installed lint
 	$(RUN) -m pytest -q -n 2 --dist loadfile
-
-test-slow: $(VENV)/.installed
-	$(RUN) -m pytest -q -m slow
 
 parity: $(VENV)/.installed  ## against PyTorch and transformers (CPU builds do)
 	$(RUN) -m pip install --quiet -e .[parity]
