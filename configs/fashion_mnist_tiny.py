@@ -11,8 +11,8 @@ What a short run of tiny pictures changes, and why:
 - batches of 32: at this size more steps beat larger ones;
 - no hue, saturation, grey (the pictures have no colour), less blur (28 pixels have no detail to
   spare);
-- mild crops, no flip (all shoes point left), no RoPE rescaling: the garments are centred and fill the
-  frame, and where a thing is tells what it is.
+- mild crops, no flip (all shoes point left), no RoPE rescaling: the garments are centred and fill
+  the frame, and where a thing is tells what it is.
 """
 
 from configs import base
