@@ -124,11 +124,19 @@ def _unpack_package(target: Path):
     _log.info("Fashion-MNIST: fetching the Debian package %s into %s", _PACKAGE, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
-        fetch = ["apt-get", "download", _PACKAGE]
-        subprocess.run(fetch, cwd=work, check=True, capture_output=True, text=True, timeout=600)
-        package = next(Path(work).glob("*.deb"))
-        unpack = ["dpkg-deb", "-x", str(package), "files"]
-        subprocess.run(unpack, cwd=work, check=True, capture_output=True, text=True, timeout=600)
+
+        def run(*command):
+            subprocess.run(
+                command, cwd=work, check=True, capture_output=True, text=True, timeout=600
+            )
+
+        # Package lists of our own: a fresh machine has none, and its own may be root's.
+        for folder in ("lists/partial", "cache/archives/partial"):
+            Path(work, folder).mkdir(parents=True)
+        apt = ("apt-get", "-o", f"Dir::State::Lists={work}/lists", "-o", f"Dir::Cache={work}/cache")
+        run(*apt, "update")
+        run(*apt, "download", _PACKAGE)
+        run("dpkg-deb", "-x", str(next(Path(work).glob("*.deb"))), "files")
         unpacked = Path(work, "files", _INSTALLED.relative_to("/"))
         if not target.exists():  # another process may have been quicker
             shutil.move(unpacked, target)
