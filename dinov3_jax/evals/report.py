@@ -52,14 +52,19 @@ def write_report(
     epath.Path(path).write_text(page.frame(f"{config['name']}: report", body))
 
 
+# Sizes a recipe may set itself; without any the preset's name says it all.
+_SIZES = {"embed_dim": "wide", "depth": "blocks", "num_heads": "heads"}
+
+
 def _header(metrics, config):
     steps = max(int(row["step"]) for row in metrics)
     speeds = curves.series(metrics, "images_per_second").values
     speeds = speeds[np.isfinite(speeds)]
     devices = jax.devices()
     student, data = config["student"], config["data"]
+    own = [f"{student[key]} {what}" for key, what in _SIZES.items() if student[key] is not None]
     facts = {
-        "Model": f"{student['arch']}, patch {student['patch_size']} px",
+        "Model": f"{'ViT of ' + ', '.join(own) if own else student['arch']}, patch {student['patch_size']} px",
         "Data": " ".join(part for part in (data["source"], data["path"]) if part),
         "Steps": f"{steps:,} of {config['steps']:,}",
         "Batch": f"{config['batch']['images']:,} images",

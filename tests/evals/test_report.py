@@ -117,6 +117,14 @@ def test_page_says_what_the_run_was(tmp_path):
     assert "Nothing found" in text
 
 
+def test_sizes_of_the_recipe_stand_for_the_preset(tmp_path):
+    recipe = get_config()
+    recipe.student.embed_dim, recipe.student.depth = 128, 3
+    text = write(tmp_path, config=dataclasses.asdict(from_config_dict(recipe)))
+    assert "ViT of 128 wide, 3 blocks, patch 16 px" in text
+    assert "<dd>vit_small" not in text
+
+
 def test_findings_are_escaped_and_overrides_stand_out(tmp_path):
     text = write(tmp_path, findings=["a < b: try `--config.optim.clip=1.0`."])
     assert "a &lt; b: try <code>--config.optim.clip=1.0</code>." in text
