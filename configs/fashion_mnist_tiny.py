@@ -1,14 +1,15 @@
 """Fashion-MNIST on a laptop: the whole of stage 1 in minutes. `make pretrain` runs it.
 
 Command: dinov3 train --config=configs/fashion_mnist_tiny.py --workdir=DIR
-Hardware: two CPU cores. RESULT
+Hardware: two CPU cores, 13 minutes with installation. k-NN 64.1 -> 81.3 % (raw pixels of the same
+images 79.4), one seed; docs/results.md has more.
 
 What a short run of tiny pictures changes, and why:
 - prototypes start with logits of standard deviation 0.02, which only long training enlarges; a
   teacher temperature of 0.015 makes targets say something from the first steps (at 0.05 they stay
-  near uniform and k-NN rises half as fast);
+  near uniform);
 - LayerScale starts at 1, not 1e-5, and patch embedding and all blocks learn at the full rate;
-- batches of 32: at this size more steps beat larger ones;
+- batches of 32: more steps for the same images;
 - no hue, saturation, grey (the pictures have no colour), less blur (28 pixels have no detail to
   spare);
 - mild crops, no flip (all shoes point left), no RoPE rescaling: the garments are centred and fill

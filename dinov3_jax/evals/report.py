@@ -63,8 +63,9 @@ def _header(metrics, config):
     devices = jax.devices()
     student, data = config["student"], config["data"]
     own = [f"{student[key]} {what}" for key, what in _SIZES.items() if student[key] is not None]
+    model = "ViT of " + ", ".join(own) if own else student["arch"]
     facts = {
-        "Model": f"{'ViT of ' + ', '.join(own) if own else student['arch']}, patch {student['patch_size']} px",
+        "Model": f"{model}, patch {student['patch_size']} px",
         "Data": " ".join(part for part in (data["source"], data["path"]) if part),
         "Steps": f"{steps:,} of {config['steps']:,}",
         "Batch": f"{config['batch']['images']:,} images",
