@@ -1,4 +1,4 @@
-"""A few thousand photographs on a CPU: stage 1 on small crops, in an hour or more.
+"""A few thousand photographs on a CPU: stage 1 on small crops.
 
 Command: dinov3 train --config=configs/photos_small.py:data=FOLDER --workdir=DIR
 FOLDER holds clothing/ and grocery/, each with train, val and test folders of class folders. The two

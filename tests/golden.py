@@ -5,6 +5,7 @@ and the per-step scalars (a trajectory), both in the reference's own key names. 
 relative error of each kind; the last line is one JSON object with ``ok``.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -354,8 +355,8 @@ def _scaled(recipe, spec) -> TrainConfig:
         # Our rule reads batch.images, which is the size that is replayed: scale here instead.
         trial = from_config_dict(recipe)
         lr = train_step.schedules.scale_lr(trial.optim.lr, rule=scaling, images=batch)
-        optim = _replace(trial.optim, lr=lr, lr_scaling="none")
-        candidates.append(_replace(trial, optim=optim))
+        optim = dataclasses.replace(trial.optim, lr=lr, lr_scaling="none")
+        candidates.append(dataclasses.replace(trial, optim=optim))
     return min(candidates, key=lambda config: _lr_error(config, spec))
 
 
@@ -364,12 +365,6 @@ def _lr_error(config, spec):
         _relative(float(train_step.hyperparameters(jnp.int32(i), config)["lr"]), step["lr"])
         for i, step in enumerate(spec["steps"])
     )
-
-
-def _replace(config, **changes):
-    import dataclasses
-
-    return dataclasses.replace(config, **changes)
 
 
 def _v2(section, epoch):
