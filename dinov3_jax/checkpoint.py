@@ -1,21 +1,27 @@
 """Saving and restoring a run. The only file that knows Orbax.
 
 A checkpoint is one folder ``WORKDIR/checkpoints/STEP`` of separate items, so that a teacher loads
-without the optimizer: ``student``, ``teacher``, ``optimizer`` (moments, centres, step). Saves are
-asynchronous; what went wrong in one is raised by the next call here.
+without the optimizer: ``student``, ``teacher``, ``gram_teacher`` where there is one, ``optimizer``
+(moments, centres, step). Saves are asynchronous; what went wrong in one is raised by the next call
+here.
 """
 
 import contextlib
+import dataclasses
 import logging
+from typing import TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from dinov3_jax.config import CheckpointConfig
+from dinov3_jax.distributed.sharding import path_name
 from dinov3_jax.train.state import TrainState
+from dinov3_jax.types import Params
 
-ITEMS = ("student", "teacher", "optimizer")
+ITEMS = ("student", "teacher", "gram_teacher", "optimizer")
+Tree = TypeVar("Tree", TrainState, Params)
 _log = logging.getLogger(__name__)
 
 
@@ -63,13 +69,23 @@ def check(manager: ocp.CheckpointManager) -> None:
         manager.check_for_errors()
 
 
-def restore(manager: ocp.CheckpointManager, abstract: TrainState) -> TrainState | None:
+def restore(
+    manager: ocp.CheckpointManager, abstract: TrainState, *, newest: int | None = None
+) -> TrainState | None:
     """The newest readable checkpoint, laid out as ``abstract`` (shapes, dtypes, shardings).
 
-    None where there is no checkpoint. A checkpoint that cannot be read is reported in the log and
-    the one before is taken; when none can be read that is an error, never a silent fresh start.
+    ``newest``: none after this step is looked at. None where there is no checkpoint. A checkpoint
+    that cannot be read is reported in the log and the one before is taken; when none can be read
+    that is an error, never a silent fresh start.
     """
     steps = sorted(manager.all_steps(), reverse=True)
+    if newest is not None:
+        if steps and min(steps) > newest:
+            raise CheckpointError(
+                f"{manager.directory} has the steps {steps}, wanted {newest} or one before it; "
+                "raise checkpoint.keep, or move the folder away to start this student afresh"
+            )
+        steps = [step for step in steps if step <= newest]
     for step in steps:
         try:
             items = {k: ocp.args.StandardRestore(v) for k, v in _items(abstract).items()}
@@ -89,7 +105,7 @@ def restore(manager: ocp.CheckpointManager, abstract: TrainState) -> TrainState 
             folder = manager.directory / str(newer)
             folder.rename(manager.directory.parent / f"unreadable_checkpoint_{newer}")
         manager.reload()
-        return TrainState(student=found["student"], teacher=found["teacher"], **found["optimizer"])
+        return _state(found)
     if steps:
         raise CheckpointError(
             f"none of the checkpoints {steps} in {manager.directory} can be read; the log says "
@@ -98,16 +114,95 @@ def restore(manager: ocp.CheckpointManager, abstract: TrainState) -> TrainState 
     return None
 
 
-def abstract_state(shapes: TrainState, shardings: TrainState) -> TrainState:
+def abstract(shapes: Tree, shardings: Tree) -> Tree:
     """Shapes of ``jax.eval_shape`` with the shardings they are to be restored in."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
 
 
+def complete_steps(workdir: epath.PathLike) -> list[int]:
+    """Steps of the complete checkpoints of ``workdir``, oldest first."""
+    folder = epath.Path(workdir).absolute() / "checkpoints"
+    if not folder.exists():
+        return []
+    with contextlib.closing(ocp.CheckpointManager(folder, options=_read_only())) as manager:
+        return sorted(manager.all_steps())
+
+
+def load(workdir: epath.PathLike, step: int, item: str, abstract: Params) -> Params:
+    """Networks of one item of another run's checkpoint, laid out as ``abstract``.
+
+    ``abstract`` may hold fewer networks than the item ({"backbone": ...} alone), but each of them
+    must be there leaf for leaf, with the same shapes: ``CheckpointError`` names what is not.
+    """
+    folder = epath.Path(workdir).absolute() / "checkpoints" / str(step) / item
+    if not folder.exists():
+        raise CheckpointError(
+            f"{folder.parent.parent.parent} has no {item} at step {step}; there are "
+            f"{sorted(path.name for path in folder.parent.parent.glob('*/*'))}"
+        )
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        with contextlib.closing(ocp.Checkpointer(handler)) as reader:
+            _fit(folder, handler.metadata(folder).tree, abstract)
+            args = ocp.args.PyTreeRestore(
+                item=abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            )
+            return reader.restore(folder, args=args)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder} cannot be read ({type(error).__name__}: {error}); take another checkpoint "
+            "of that run"
+        ) from error
+
+
+def load_state(workdir: epath.PathLike, step: int, abstract: TrainState) -> TrainState:
+    """Student, teacher and optimizer of another run's checkpoint; no Gram teacher."""
+    items = _items(dataclasses.replace(abstract, gram_teacher={}))
+    return _state({name: load(workdir, step, name, tree) for name, tree in items.items()})
+
+
+def _fit(folder, saved, abstract):
+    """Raises unless the networks of ``abstract`` are saved with the same leaves."""
+
+    def shapes(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+    there = shapes({name: saved[name] for name in abstract if name in saved})
+    wanted = shapes(abstract)
+    wrong = [f"{k} is missing" for k in sorted(wanted.keys() - there.keys())]
+    wrong += [f"{k} is left over" for k in sorted(there.keys() - wanted.keys())]
+    wrong += [
+        f"{k} is {there[k]}, wanted {wanted[k]}"
+        for k in sorted(wanted.keys() & there.keys())
+        if there[k] != wanted[k]
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+        raise CheckpointError(
+            f"{folder} holds other networks than this recipe: {'; '.join(wrong[:6])}{more}"
+        )
+
+
+def _read_only():
+    return ocp.CheckpointManagerOptions(read_only=True)
+
+
 def _items(state):
     rest = {"opt_state": state.opt_state, "centers": state.centers, "step": state.step}
-    return {"student": state.student, "teacher": state.teacher, "optimizer": rest}
+    items = {"student": state.student, "teacher": state.teacher, "optimizer": rest}
+    return items | ({"gram_teacher": state.gram_teacher} if state.gram_teacher else {})
+
+
+def _state(items):
+    networks = {k: items.get(k, {}) for k in ("student", "teacher", "gram_teacher")}
+    return TrainState(**networks, **items["optimizer"])
 
 
 @contextlib.contextmanager

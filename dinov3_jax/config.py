@@ -56,6 +56,17 @@ class VitConfig:
     rope_dtype: str
     dtype: str
     remat: str
+    stage_depths: tuple[int, int, int, int] | None
+    stage_dims: tuple[int, int, int, int] | None
+
+    @property
+    def convnext(self) -> bool:
+        return self.arch.startswith("convnext")
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side of what one patch token of ``forward`` stands for."""
+        return 32 if self.convnext else self.patch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +80,23 @@ class CompleteVitConfig(VitConfig):
     ffn_ratio: float
     ffn_align: int
     qkv_bias: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvNextConfig:
+    """Everything a ConvNeXt is built from (``models.presets.complete``)."""
+
+    arch: str
+    patch_size: int | None  # of the grid that ``intermediate_layers`` imitates; None: its own
+    in_channels: int
+    stage_depths: tuple[int, int, int, int]
+    stage_dims: tuple[int, int, int, int]
+    dtype: str
+    remat: str
+
+    @property
+    def embed_dim(self) -> int:
+        return self.stage_dims[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +150,44 @@ class TeacherConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GramConfig:
+    weight: ScheduleConfig
+    teacher: str
+    source: str
+    step: int | None
+    load_step: int | None
+    refresh_first: int
+    refresh_every: int | None
+    refresh_count: int | None
+    level: str
+    normalize: bool
+    negatives: str
+    tokens: str
+    resize: str
+    antialias: bool
+    stats: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    source: str
+    step: int | None
+    backbone: VitConfig
+    dino_head: HeadConfig
+    ibot_head: HeadConfig
+    resolution_scale: float
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+    from_: str
+    step: int | None
+    student: str
+    heads: bool
+    optimizer: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimConfig:
     lr: ScheduleConfig
     lr_scaling: str
@@ -132,6 +198,7 @@ class OptimConfig:
     layer_decay: float
     patch_embed_lr: float
     freeze_last_layer: int
+    freeze_backbone: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +221,9 @@ class CropConfig:
     local_count: int
     local_size: int
     local_scale: tuple[float, float]
+    gram_size: int | None
+    gram_distortions: bool
+    mixture: tuple[tuple[int, int, int | None, float], ...] | None
     horizontal_flip: bool
     jitter_probability: float
     brightness: float
@@ -213,6 +283,9 @@ class TrainConfig:
     ibot: IbotConfig
     koleo: KoleoConfig
     teacher: TeacherConfig
+    gram: GramConfig | None
+    distill: DistillConfig | None
+    init: InitConfig
     optim: OptimConfig
     data: DataConfig
     crops: CropConfig
@@ -226,7 +299,8 @@ def from_config_dict(config: Any, schema: Any = TrainConfig, path: str = "config
     """Recipe -> frozen dataclass of type ``schema``; raises ``ConfigError`` on any misfit."""
     if hasattr(config, "to_dict"):  # an ml_collections.ConfigDict is no Mapping
         config = config.to_dict()
-    fields = {field.name: field.type for field in dataclasses.fields(schema)}
+    # A field ``from_`` is the key ``from``, which Python keeps for itself.
+    fields = {field.name.rstrip("_"): field.type for field in dataclasses.fields(schema)}
     for key in config:
         if key not in fields:
             raise ConfigError(f"unknown key {path}.{key}; {_nearest(key, fields)}")
@@ -237,7 +311,7 @@ def from_config_dict(config: Any, schema: Any = TrainConfig, path: str = "config
             "which sets every key"
         )
     return schema(
-        **{name: _convert(config[name], kind, f"{path}.{name}") for name, kind in fields.items()}
+        *(_convert(config[name], kind, f"{path}.{name}") for name, kind in fields.items())
     )
 
 
@@ -258,6 +332,8 @@ def _convert(value, kind, path):
         return _convert(value, kind, path)
     if typing.get_origin(kind) is tuple:
         kinds = typing.get_args(kind)
+        if kinds[-1] is ... and isinstance(value, (tuple, list)):  # any number of them
+            kinds = kinds[:1] * len(value)
         if not isinstance(value, (tuple, list)) or len(value) != len(kinds):
             raise ConfigError(f"{path} is {value!r}, wanted {len(kinds)} values")
         return tuple(_convert(v, k, f"{path}[{i}]") for i, (v, k) in enumerate(zip(value, kinds)))

@@ -17,10 +17,9 @@ import numpy as np
 from flax import nnx
 
 from configs import base
-from dinov3_jax.config import TrainConfig, VitConfig, from_config_dict
+from dinov3_jax.config import CompleteVitConfig, ConvNextConfig, TrainConfig, from_config_dict
 from dinov3_jax.convert import official
 from dinov3_jax.models import build, presets
-from dinov3_jax.models.vit import VisionTransformer
 from dinov3_jax.train import state as train_state, step as train_step
 
 # Float32 rounding of two frameworks that sum in different orders, seen through a few layers
@@ -33,6 +32,7 @@ LIMITS = {
     "gradients": 1e-4,  # of each tensor's norm
     "student": 1e-3,  # of the norm of its whole update
     "teacher": 1e-3,
+    "gram_teacher": 1e-3,
 }
 LOSSES = {
     "total_loss": "loss/total",
@@ -40,6 +40,9 @@ LOSSES = {
     "dino_global_crops_loss": "loss/dino_global",
     "koleo_loss": "loss/koleo",
     "ibot_loss": "loss/ibot",
+    "gram_loss": "loss/gram",
+    "stats_only/masked_gram_loss": "stats/gram_masked",
+    "stats_only/unmasked_gram_loss": "stats/gram_unmasked",
 }
 SCALARS = {
     "lr": "lr",
@@ -47,6 +50,7 @@ SCALARS = {
     "momentum": "teacher_momentum",
     "teacher_temp": "teacher_temperature",
     "last_layer_lr": "last_layer_lr",
+    "gram_loss_weight": "gram_weight",
 }
 NORMS = {f"{name}_grad_norm": f"grad_norm/{name}" for name in build.Networks._fields}
 
@@ -66,8 +70,7 @@ def replay(path: str | pathlib.Path) -> dict:
 
 def replay_forward(spec: dict, arrays: dict) -> dict[str, float]:
     config = forward_config(spec)
-    model = nnx.eval_shape(lambda: VisionTransformer(config, rngs=nnx.Rngs(0)))
-    graph, shapes = nnx.split(model)
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: build.backbone(config, nnx.Rngs(0))))
     params = official.from_official(_under(arrays, "params/"), nnx.to_pure_dict(shapes))
     model = nnx.merge(graph, jax.tree.map(jnp.asarray, params))
     worst = 0.0
@@ -98,55 +101,76 @@ def replay_forward(spec: dict, arrays: dict) -> dict[str, float]:
 def replay_trajectory(spec: dict, arrays: dict) -> dict[str, float]:
     config = trajectory_config(spec)
     networks = build.networks(config)
-    shapes = jax.eval_shape(lambda: build.init_params(config, jax.random.key(0)))
-
-    def params(prefix):
-        tree = official.from_official(_under(arrays, prefix), shapes)
-        return jax.tree.map(jnp.asarray, tree)
-
-    state = train_state.from_params(config, params("init/student/"))
     key = jax.random.key(0)  # nothing random is switched on
+
+    def params(prefix, init):
+        shapes = jax.eval_shape(lambda: init(config, key))
+        state = {k: v for k, v in _under(arrays, prefix).items() if not _is_center(k)}
+        return jax.tree.map(jnp.asarray, official.from_official(state, shapes))
+
+    state = train_state.from_params(config, params("init/student/", build.init_params))
+    if state.gram_teacher and _under(arrays, "init/gram_teacher/"):
+        backbone = params("init/gram_teacher/", _init_backbone)
+        state = dataclasses.replace(state, gram_teacher=backbone)
+    frozen = None
+    if config.distill is not None:
+        frozen = params("init/teacher/", build.init_distill_params)
+
     step_fn = jax.jit(
-        lambda s, b: train_step.train_step(s, b, key, config=config, networks=networks)
+        lambda s, b: train_step.train_step(s, b, key, frozen, config=config, networks=networks)
     )
     errors = dict.fromkeys(("schedules", "losses", "grad_norms", "gradients"), 0.0)
     for i, recorded in enumerate(spec["steps"]):
-        batch = reference_batch(_under(arrays, f"step{i}/batch/"), spec["per_device_batch"])
+        batch = step_batch(arrays, i, spec)
         if i == 0:
-            wanted = _under(arrays, "step0/grad/")
-            grads = official.to_official(
-                jax.jit(lambda s, b: _first_gradients(s, b, config, networks))(state, batch)
+            grads = jax.jit(lambda s, b: _first_gradients(s, b, frozen, config, networks))
+            errors["gradients"] = _gradient_error(
+                official.to_official(grads(state, batch)), _under(arrays, "step0/grad/")
             )
-            errors["gradients"] = _gradient_error(grads, wanted)
         state, metrics = step_fn(state, batch)
         for kind, table in (("losses", LOSSES), ("grad_norms", NORMS), ("schedules", SCALARS)):
             for name, ours in table.items():
-                if name in recorded and ours in metrics:
+                if name in recorded and ours not in metrics:
+                    raise ValueError(f"the reference recorded {name}, our step made no {ours}")
+                if name in recorded:
                     error = _relative(float(metrics[ours]), recorded[name])
                     errors[kind] = max(errors[kind], error)
                     if error > LIMITS[kind]:
                         print(f"step {i} {name}: {float(metrics[ours])!r}, not {recorded[name]!r}")
     start = _under(arrays, "init/student/")
-    for name, tree, final in (
-        ("student", state.student, _under(arrays, "final/student/")),
-        ("teacher", state.teacher, _under(arrays, "final/teacher_ema/")),
-    ):
-        ours = official.to_official(tree)
-        missed = sum(np.sum((ours[k] - final[k]) ** 2) for k in ours)
-        moved = sum(np.sum((final[k] - start[k]) ** 2) for k in ours)
-        errors[name] = float(np.sqrt(missed / moved))
+    errors["student"] = _final_error(state.student, _under(arrays, "final/student/"), start)
+    errors["teacher"] = _final_error(state.teacher, _under(arrays, "final/teacher_ema/"), start)
+    final = _under(arrays, "final/gram_teacher/")
+    if state.gram_teacher and final:
+        start = _under(arrays, "init/gram_teacher/")
+        errors["gram_teacher"] = _final_error(state.gram_teacher, final, start)
     return errors
 
 
-def _first_gradients(state, batch, config, networks):
-    scalars = train_step.hyperparameters(state.step, config)
-    targets, _ = train_step.teacher_targets(
-        state.teacher,
-        state.centers,
-        batch,
-        scalars["teacher_temperature"],
-        config=config,
-        networks=networks,
+def _init_backbone(config, key):
+    return build.init_params(config, key)["backbone"]
+
+
+def _is_center(name):
+    return re.search(r"(dino|ibot_patch)_loss\.center$", name)
+
+
+def _final_error(params, final, start):
+    """Of the norm of the whole update; of the parameters' own where nothing was to move."""
+    ours = official.to_official(params)
+    missed = sum(np.sum((ours[k] - final[k]) ** 2) for k in ours)
+    moved = sum(np.sum((final[k] - start.get(k, 0.0)) ** 2) for k in ours)
+    return float(np.sqrt(missed / (moved or sum(np.sum(final[k] ** 2) for k in ours))))
+
+
+def _first_gradients(state, batch, frozen, config, networks):
+    teacher, theirs = state.teacher, networks
+    if frozen is not None:
+        teacher, theirs = frozen, build.distill_networks(config)
+    outputs = train_step.teacher_outputs(teacher, batch, config=config, networks=theirs)
+    temperature = train_step.hyperparameters(state.step, config)["teacher_temperature"]
+    targets, *_ = train_step.make_targets(
+        state, batch, outputs, temperature, config=config, networks=networks
     )
     keys = jax.random.split(jax.random.key(0), batch.mask_indices.shape[0])
     grads, _ = train_step.gradients(
@@ -166,6 +190,17 @@ def _gradient_error(grads, wanted):
     return worst
 
 
+def step_batch(arrays: dict, step: int, spec: dict) -> train_step.Batch:
+    """The global batch of a step: one process is one group."""
+    ranks = spec.get("world_size", 1)
+    parts = []
+    for rank in range(ranks):
+        found = _under(arrays, f"step{step}/rank{rank}/" if ranks > 1 else f"step{step}/")
+        found = _under(found, "batch/") or found
+        parts.append(reference_batch(found, spec["per_device_batch"]))
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
 def reference_batch(arrays: dict, images: int) -> train_step.Batch:
     """Crop-major NCHW arrays of one process -> our image-major batch of one group."""
 
@@ -173,8 +208,11 @@ def reference_batch(arrays: dict, images: int) -> train_step.Batch:
         return jnp.asarray(np.moveaxis(x.reshape(-1, images, *x.shape[1:]), 0, 1))
 
     def crops(name):
-        x = arrays.get(name)
-        return image_major(x.transpose(0, 2, 3, 1))
+        return image_major(arrays[name].transpose(0, 2, 3, 1))
+
+    gram = "collated_gram_teacher_crops"
+    local = "collated_local_crops"
+    no_crops = jnp.zeros((images, 0, 1, 1, 3))
 
     masks = image_major(arrays["collated_masks"])
     row, patch = np.divmod(arrays["mask_indices_list"], masks.shape[-1])
@@ -182,21 +220,27 @@ def reference_batch(arrays: dict, images: int) -> train_step.Batch:
     indices = (image * masks.shape[1] + crop) * masks.shape[-1] + patch
     return train_step.Batch(
         crops("collated_global_crops"),
-        crops("collated_local_crops"),
+        crops(local) if len(arrays.get(local, ())) else no_crops,
         masks,
         jnp.asarray(indices[None], jnp.int32),
         jnp.asarray(arrays["masks_weight"][None]),
+        crops(gram) if len(arrays.get(gram, ())) else None,
     )
 
 
-def forward_config(spec: dict) -> VitConfig:
-    """Constructor arguments of the reference ViT -> ours; an argument unknown here is an error."""
-    known = _vit_keys(spec)
+def forward_config(spec: dict) -> CompleteVitConfig | ConvNextConfig:
+    """Constructor arguments of the reference -> ours; an argument unknown here is an error."""
+    convnext = "dims" in spec
+    keys = ("depths", "dims", "patch_size") if convnext else _vit_keys(spec)
+    known = {key: spec[key] for key in keys}
     ignored = {"img_size", "intermediate_n", "pos_embed_rope_dtype", "drop_path_rate", "device"}
     unknown = spec.keys() - known.keys() - ignored - {"pos_embed_rope_rescale_coords"}
     unknown -= {"pos_embed_rope_shift_coords", "pos_embed_rope_jitter_coords", "n_blocks"}
     if unknown:
         raise ValueError(f"constructor arguments not understood: {sorted(unknown)}")
+    if convnext:
+        sizes = [tuple(spec["depths"]), tuple(spec["dims"])]
+        return ConvNextConfig("convnext_tiny", spec["patch_size"], 3, *sizes, "float32", "none")
     return _student(known, spec).student
 
 
@@ -270,29 +314,23 @@ class _Completed:
 
 def trajectory_config(spec: dict) -> TrainConfig:
     """The reference's resolved configuration -> ours, with one group of the process' batch."""
-    ref, images = spec["config"], spec["per_device_batch"]
-    for section, switch in (("gram", "use_loss"), ("distillation", "enabled")):
-        if ref[section][switch]:
-            raise ValueError(
-                f"this trajectory has {section}.{switch}; the step has stage 1 only: an EMA "
-                "teacher, masked student crops and no Gram loss"
-            )
+    ref = spec["config"]
+    if ref["multidistillation"]["enabled"]:
+        raise ValueError("multidistillation.enabled: a trajectory has one student here")
+    images, ranks = spec["per_device_batch"], spec.get("world_size", 1)
     epoch = ref["train"]["OFFICIAL_EPOCH_LENGTH"]
-    student = ref["student"]
-    arch = spec["archs"][student["arch"]]
-    # ffn_ratio comes from the architecture and in_chans is 3: the reference ignores those keys.
-    keys = {**_vit_keys(student), **_vit_keys(arch), "in_chans": 3}
-    keys["layerscale_init"] = student["layerscale"]
-    recipe = _student(keys, spec).recipe
-    recipe.batch.images = recipe.batch.group = images
+    recipe = _networks(ref, spec)
+    recipe.batch.images, recipe.batch.group = images * ranks, images
     recipe.steps = ref["optim"]["epochs"] * epoch
+    if ref["gram"]["use_loss"]:
+        recipe.gram = _gram(ref["gram"], epoch)
+        recipe.crops.gram_size = ref["crops"]["gram_teacher_crops_size"]
+    if ref["distillation"]["enabled"]:
+        recipe.distill = base.distill(_networks(spec["teacher_config"], spec))
+        scale = ref["crops"].get("teacher_to_student_resolution_scale", 1.0)
+        recipe.distill.resolution_scale = float(scale)
 
     dino, ibot = ref["dino"], ref["ibot"]
-    for head, section in ((recipe.dino.head, dino), (recipe.ibot.head, ibot)):
-        head.prototypes = section["head_n_prototypes"]
-        head.hidden = section["head_hidden_dim"]
-        head.bottleneck = section["head_bottleneck_dim"]
-        head.layers = section["head_nlayers"]
     recipe.dino.weight = float(dino["loss_weight"])
     recipe.dino.ignore_diagonal = dino["global_ignore_diagonal"]
     if dino["reweight_dino_local_loss"]:
@@ -301,7 +339,7 @@ def trajectory_config(spec: dict) -> TrainConfig:
     recipe.koleo.weight = float(dino["koleo_loss_weight"])
     if dino["koleo_loss_distributed"]:
         recipe.koleo.topk = dino["koleo_topk"]
-        recipe.koleo.group = dino["koleo_distributed_loss_group_size"]
+        recipe.koleo.group = dino["koleo_distributed_loss_group_size"] or images * ranks
     recipe.teacher.centering = {"sinkhorn_knopp": "sinkhorn"}.get(
         ref["train"]["centering"], "softmax"
     )
@@ -341,6 +379,58 @@ def trajectory_config(spec: dict) -> TrainConfig:
     return _scaled(recipe, spec)
 
 
+def _networks(ref: dict, spec: dict):
+    """A recipe with the backbone and the heads of a configuration, which may leave out defaults."""
+    student = ref["student"]
+    arch = spec["archs"].get(student["arch"], {})
+    # ffn_ratio comes from the architecture and in_chans is 3: the reference ignores those keys.
+    keys = {**_vit_keys(student), **_vit_keys(arch), "in_chans": 3}
+    keys["layerscale_init"] = student.get("layerscale", 1e-5)
+    recipe = _student(keys, spec).recipe
+    if "dims" in arch:
+        recipe.student.arch = "convnext_tiny"
+        recipe.student.stage_depths = tuple(arch["depths"])
+        recipe.student.stage_dims = tuple(arch["dims"])
+        for name in ("embed_dim", "depth", "num_heads", "ffn", "ffn_ratio", "ffn_align"):
+            recipe.student[name] = None
+        recipe.student.qkv_bias = None
+    for head, section in ((recipe.dino.head, ref["dino"]), (recipe.ibot.head, ref["ibot"])):
+        head.prototypes = section.get("head_n_prototypes", 65_536)
+        head.hidden = section.get("head_hidden_dim", 2048)
+        head.bottleneck = section.get("head_bottleneck_dim", 256)
+        head.layers = section.get("head_nlayers", 3)
+    return recipe
+
+
+def _gram(ref: dict, epoch: int):
+    """The Gram section; every key of the reference is understood or an error."""
+    gram = base.gram()
+    weights = ref.get("loss_weight_schedule")
+    if weights is None:
+        gram.weight = base.schedule(float(ref["loss_weight"]))
+    else:
+        gram.weight = _v2(weights, epoch)
+    if ref["ema_teacher"]:
+        gram.teacher = "ema"
+    elif ref["it_load_ema_teacher"] >= 0:
+        gram.teacher, gram.load_step = "ema_at_step", ref["it_load_ema_teacher"]
+    if ref["rep_update"] and not ref["ema_teacher"]:
+        gram.refresh_every = ref["update_frequency"]
+        gram.refresh_first = ref["it_first_update"]
+        gram.refresh_count = ref["max_updates"]
+    gram.level = "image" if ref["img_level"] else "group"
+    gram.normalize = ref["normalized"]
+    if ref["remove_neg"]:
+        gram.negatives = "remove"
+    elif ref["remove_only_teacher_neg"]:
+        gram.negatives = "clip_teacher"  # what the reference computes
+    gram.tokens = ref["tokens_used"]
+    gram.resize = ref["global_teacher_resize_method"]
+    gram.antialias = ref["global_teacher_resize_antialias"]
+    gram.stats = ref["compute_stats"]
+    return gram
+
+
 def _scaled(recipe, spec) -> TrainConfig:
     """Scales the lr by the rule on ``batch_size_per_gpu`` unless the dump already holds it scaled.
 
@@ -351,7 +441,9 @@ def _scaled(recipe, spec) -> TrainConfig:
     )
     images = spec["config"]["train"]["batch_size_per_gpu"]
     candidates = []
-    for scaling, batch in ((rule, images), (rule, spec["per_device_batch"]), ("none", images)):
+    ranks, local = spec.get("world_size", 1), spec["per_device_batch"]
+    sizes = (images * ranks, local * ranks, images, local)
+    for scaling, batch in (*((rule, size) for size in sizes), ("none", images)):
         # Our rule reads batch.images, which is the size that is replayed: scale here instead.
         trial = from_config_dict(recipe)
         lr = train_step.schedules.scale_lr(trial.optim.lr, rule=scaling, images=batch)

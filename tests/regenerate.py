@@ -18,17 +18,28 @@ from dinov3_jax.models import build
 from tests import collectives, conftest  # noqa: F401  eight devices, as in the tests
 
 FOLDER = pathlib.Path(__file__).parent / "goldens"
-RECIPES = sorted(
+FILES = sorted(
     path.stem
     for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
     if path.stem not in ("__init__", "base")
 )
 
 
+def recipes(file: str) -> dict:
+    """Name -> complete recipe: the file's own name, or FILE.STUDENT for each of its students."""
+    config = importlib.import_module(f"configs.{file}").get_config()
+    if "students" not in config:
+        return {file: config}
+    return {f"{file}.{name}": student for name, student in config.students.items()}
+
+
+RECIPES = [name for file in FILES for name in recipes(file)]
+
+
 def texts() -> dict:
     """Golden file name -> function that makes its text."""
-    recipes = {f"configs/{name}.txt": lambda name=name: config_text(name) for name in RECIPES}
-    return recipes | {
+    configs = {f"configs/{file}.txt": lambda file=file: config_text(file) for file in FILES}
+    return configs | {
         "sharding_vit_7b_fsdp8.txt": sharding_text,
         "collectives.txt": collectives.text,
     }
@@ -53,21 +64,27 @@ def difference(old: str, new: str, name: str) -> list[str]:
 
 
 def recipe(name: str):
-    return importlib.import_module(f"configs.{name}").get_config()
+    """The recipe that ``RECIPES`` calls ``name``."""
+    return recipes(name.partition(".")[0])[name]
 
 
-def config_text(name: str) -> str:
-    """Every key of the resolved recipe, one a line."""
+def config_text(file: str) -> str:
+    """Every key of the resolved recipe, or of all students one after another, one a line."""
 
     def lines(section, prefix):
         for key, value in section.items():
+            key = key.rstrip("_")  # a field ``from_`` is the key ``from``
             if isinstance(value, dict):
                 yield from lines(value, f"{prefix}{key}.")
             else:
                 yield f"{prefix}{key} = {value!r}"
 
-    config = dataclasses.asdict(from_config_dict(recipe(name)))
-    return "\n".join(lines(config, "")) + "\n"
+    rows = []
+    for name, config in recipes(file).items():
+        student = name.partition(".")[2]
+        prefix = f"students.{student}." if student else ""
+        rows += lines(dataclasses.asdict(from_config_dict(config)), prefix)
+    return "\n".join(rows) + "\n"
 
 
 def sharding_text() -> str:

@@ -10,7 +10,7 @@ from dinov3_jax.config import TrainConfig, from_config_dict
 from dinov3_jax.data.masking import group_masks, mask_indices_and_weights
 from dinov3_jax.distributed.mesh import batch_sharding
 from dinov3_jax.models import build
-from dinov3_jax.train.state import TrainState, init_state, state_shardings
+from dinov3_jax.train.state import TrainState, has_gram_teacher, init_state, state_shardings
 from dinov3_jax.train.step import Batch, train_step
 
 # Every width is a multiple of 8, so that all tables of the sharding rules apply on 8 devices.
@@ -96,7 +96,9 @@ def tiny_state(config: TrainConfig, *, seed: int = 0) -> TrainState:
     student = jax.tree.map(draw, shapes.student)
     teacher = jax.tree.map(lambda p: p + 0.1 * draw(p), student)
     rest = jax.tree.map(zeros, (shapes.opt_state, shapes.centers, shapes.step))
-    return TrainState(student, teacher, *rest)
+    gram_teacher = jax.tree.map(lambda p: p - 0.1 * draw(p), student["backbone"])
+    gram_teacher = gram_teacher if has_gram_teacher(config) else {}
+    return TrainState(student, teacher, gram_teacher, *rest)
 
 
 def compile_step(config: TrainConfig, mesh: Mesh):

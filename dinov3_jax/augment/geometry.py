@@ -1,4 +1,4 @@
-"""Crop, resize and mirror as two matrix products, with the box as data."""
+"""Crop, resize and mirror as two matrix products, with the box as data; plain resizes."""
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,20 @@ def crop_resize(canvas: jax.Array, box: jax.Array, flip: jax.Array, *, size: int
     levels = jnp.clip(levels, 0, 255)
     levels = jnp.einsum("bgih,bghjc->bgijc", rows, levels)  # [B, G, size, size, 3]
     return jnp.clip(levels, 0, 255)
+
+
+def resize(levels: jax.Array, *, size: int) -> jax.Array:
+    """Antialiased bicubic resize of whole square pictures.
+
+    levels: float32 [..., p, p, 3] in [0, 255]. Returns [..., size, size, 3], the same range.
+    """
+    pixels = levels.shape[-2]
+    if size == pixels:
+        return levels
+    start, length = jnp.float32(0), jnp.float32(pixels)
+    weights = resize_weights(start, length, pixels=pixels, size=size)  # [size, p]
+    levels = jnp.clip(jnp.einsum("jw,...hwc->...hjc", weights, levels), 0, 255)
+    return jnp.clip(jnp.einsum("ih,...hjc->...ijc", weights, levels), 0, 255)
 
 
 def resize_weights(start: jax.Array, length: jax.Array, *, pixels: int, size: int) -> jax.Array:

@@ -17,9 +17,11 @@ def parse_recipe(argv: list[str], recipe: ConfigDict | None = None) -> tuple[Con
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_boolean("help", False, "show this help", flag_values=values, short_name="h")
-    # ml_collections cannot parse None for a number: those keys are set afterwards.
-    nones = [a for a in argv if re.fullmatch(r"--config\.[\w.]+=None", a)]
-    line = ["dinov3", *(a for a in argv if a not in nones)]
+    # ml_collections parses neither None for a number nor the key "from": those are set afterwards.
+    late = [a for a in argv if re.fullmatch(r"--config\.([\w.]+=None|([\w.]+\.)?from=.*)", a)]
+    # It wants to see --config before the keys inside it.
+    early = sorted((a for a in argv if a not in late), key=lambda a: not a.startswith("--config="))
+    line = ["dinov3", *early]
     if recipe is None:
         config_flags.DEFINE_config_file(
             "config", None, "recipe: FILE.py[:ARG]", flag_values=values, sys_argv=line
@@ -42,12 +44,13 @@ def parse_recipe(argv: list[str], recipe: ConfigDict | None = None) -> tuple[Con
         chosen = values.config.copy_and_resolve_references()
     except OSError as error:  # the file is missing or does not run
         raise ConfigError(str(error)) from error
-    for flag in nones:
-        _set_none(chosen, flag.removeprefix("--config.").removesuffix("=None"))
+    for flag in late:
+        path, _, value = flag.removeprefix("--config.").partition("=")
+        _set(chosen, path, None if value == "None" else value)
     return chosen, values.workdir
 
 
-def _set_none(recipe, path):
+def _set(recipe, path, value):
     *parents, key = path.split(".")
     section = recipe
     try:
@@ -57,7 +60,7 @@ def _set_none(recipe, path):
     except (KeyError, AttributeError, TypeError) as error:
         raise ConfigError(f"config.{path}: {_sentence(error)}") from error
     with section.ignore_type():
-        section[key] = None
+        section[key] = value
 
 
 def _sentence(error):

@@ -15,6 +15,7 @@ VERBS = {
     "train": "a recipe: dinov3 train --config=configs/photos_small.py --workdir=DIR",
     "pretrain": "a folder of images, everything else chosen: dinov3 pretrain --data=FOLDER "
     "--workdir=DIR",
+    "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
 }
 _USAGE = "usage: dinov3 VERB [options]; dinov3 VERB --help explains one\n\n" + "\n".join(
     f"  {verb:10} {text}" for verb, text in VERBS.items()

@@ -47,6 +47,19 @@ _BACKBONE = {
     "local_cls_norm/scale": "local_cls_norm.weight",
     "local_cls_norm/bias": "local_cls_norm.bias",
 }
+# The same of a ConvNeXt, whose stages hold a downsampling layer each and blocks.
+_CONVNEXT_BLOCK = {
+    "depthwise/kernel": "dwconv.weight",
+    "depthwise/bias": "dwconv.bias",
+    "norm/scale": "norm.weight",
+    "norm/bias": "norm.bias",
+    "fc1/kernel": "pwconv1.weight",
+    "fc1/bias": "pwconv1.bias",
+    "fc2/kernel": "pwconv2.weight",
+    "fc2/bias": "pwconv2.bias",
+    "ls/gamma": "gamma",
+}
+_DOWNSAMPLE = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 # Derived from the configuration, not learned.
 BUFFERS = r"(rope_embed\.periods|attn\.qkv\.bias_mask)$"
 
@@ -84,7 +97,7 @@ def to_official(params: Params) -> dict[str, np.ndarray]:
         names = _official_names(path, flat)
         for name, piece in zip(names, value if _stacked(path) else [value], strict=True):
             out[name] = _outward(path, piece)
-    return out
+    return out | {alias: out[name] for alias, name in _aliases(out).items()}
 
 
 def from_official(state: dict[str, np.ndarray], like: Params) -> Params:
@@ -107,6 +120,10 @@ def from_official(state: dict[str, np.ndarray], like: Params) -> Params:
             misfits.append(f"{names[0]} gives {whole.shape}, the model has {leaf.shape} at {path}")
             continue
         out[path] = whole.reshape(leaf.shape)
+    for alias, name in _aliases(used).items():
+        used.add(alias)
+        if {alias, name} <= state.keys() and not np.array_equal(state[alias], state[name]):
+            misfits.append(f"{alias} differs from {name}, of which it is a copy")
     misfits += [f"{name} is left over" for name in sorted(state.keys() - used)]
     if misfits:
         raise ValueError("official tensors do not fit the model: " + "; ".join(misfits))
@@ -126,6 +143,8 @@ def _official_names(path, flat):
     if inner.startswith("blocks/"):
         name = _BLOCK[inner.removeprefix("blocks/")]
         return [f"{prefix}blocks.{i}.{name}" for i in range(flat[path].shape[0])]
+    if inner.startswith("stage"):
+        return [prefix + name for name in _stage_names(inner, flat[path].shape[0])]
     if network == "backbone":
         return [prefix + _BACKBONE[inner]]
     if inner.startswith("prototypes"):
@@ -137,19 +156,35 @@ def _official_names(path, flat):
     return [f"{prefix}mlp.{leaf}" if single else f"{prefix}mlp.{index}.{leaf}"]
 
 
+def _stage_names(inner, depth):
+    stage, part, rest = inner.removeprefix("stage").split("/", 2)
+    if part == "blocks":
+        return [f"stages.{stage}.{i}.{_CONVNEXT_BLOCK[rest]}" for i in range(depth)]
+    layer, leaf = rest.split("/")
+    second = "norm" if stage == "0" else "conv"  # the stem normalises last
+    return [f"downsample_layers.{stage}.{int(layer == second)}.{_DOWNSAMPLE[leaf]}"]
+
+
+def _aliases(names):
+    """{a ConvNeXt's second name of its final norm: the first}; empty for other networks."""
+    if not any("downsample_layers." in name for name in names):
+        return {}
+    norms = [name for name in names if re.fullmatch(r"(backbone\.)?norm\.\w+", name)]
+    return {name.replace("norm.", "norms.3."): name for name in norms}
+
+
 def _outward(path, x):
-    if path.endswith("patch_embed/kernel"):
-        return x.transpose(3, 2, 0, 1)
     if path.endswith("kernel"):
-        return x.T
-    lead = {"cls_token": 2, "storage_tokens": 1, "mask_token": 1}.get(path.rsplit("/", 1)[-1], 0)
-    return x.reshape(*[1] * lead, *x.shape)
+        return x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T
+    return x.reshape(*[1] * _lead(path), *x.shape)
 
 
 def _inward(path, x):
-    if path.endswith("patch_embed/kernel"):
-        return x.transpose(2, 3, 1, 0)
     if path.endswith("kernel"):
-        return x.T
-    lead = {"cls_token": 2, "storage_tokens": 1, "mask_token": 1}.get(path.rsplit("/", 1)[-1], 0)
-    return x.reshape(x.shape[lead:])
+        return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
+    return x.reshape(x.shape[_lead(path) :])
+
+
+def _lead(path):
+    """Leading axes of length 1 that the official tensor has in front of ours."""
+    return {"cls_token": 2, "storage_tokens": 1, "mask_token": 1}.get(path.rsplit("/", 1)[-1], 0)

@@ -1,33 +1,26 @@
 """What the data side asks of a recipe, checked before anything is read."""
 
-from dinov3_jax.config import ConfigError, TrainConfig
+import math
+
+from dinov3_jax.config import ConfigError, CropConfig, TrainConfig, VitConfig
+from dinov3_jax.data.resolution import crops_at
 
 
 def check_config(config: TrainConfig, *, process_count: int = 1):
     """Raises ConfigError if the data side cannot serve the recipe."""
     batch, data, cut, ibot = config.batch, config.data, config.crops, config.ibot
-    patch = config.student.patch_size
     low, high = ibot.mask_ratio
     positive = {
         "batch.images": batch.images,
         "batch.group": batch.group,
-        "student.patch_size": patch,
-        "crops.global_size": cut.global_size,
-        "crops.local_size": cut.local_size,
+        "student.patch_size": config.student.patch_size,
         "data.threads": data.threads,
         "data.buffer": data.buffer,
         "data.canvas": data.canvas,
     }
     for name, value in positive.items():
         _require(value >= 1, f"{name} is {value}, wanted at least 1")
-    for name in ("global_size", "local_size"):
-        size = getattr(cut, name)
-        near = [str(n * patch) for n in (size // patch, size // patch + 1) if n]
-        _require(
-            size % patch == 0,
-            f"crops.{name} is {size}, not a multiple of student.patch_size {patch}; "
-            f"take {' or '.join(near)}",
-        )
+    _check_crop_sizes(config)
     _require(
         batch.images % (batch.group * process_count) == 0,
         f"batch.images is {batch.images}, wanted whole groups of batch.group = {batch.group} on "
@@ -57,6 +50,99 @@ def check_config(config: TrainConfig, *, process_count: int = 1):
         0 <= ibot.mask_probability <= 1,
         f"ibot.mask_probability is {ibot.mask_probability}, wanted 0..1",
     )
+
+
+def _check_crop_sizes(config: TrainConfig):
+    crops = config.crops
+    _check_sizes(config, crops, "crops.{}_size")  # with a mixture too: evaluations use global_size
+    if crops.mixture is None:
+        _check_use(config, crops, "crops.{}_size")
+        return
+    shares = [share for *_, share in crops.mixture]
+    _require(
+        len(shares) > 0,
+        "crops.mixture is empty; list entries (global, local, gram or None, share) or take None",
+    )
+    _require(
+        min(shares) >= 0 and 0 < sum(shares) < math.inf,
+        f"crops.mixture has the shares {shares}, wanted none below 0 and a sum above 0",
+    )
+    for i in range(len(shares)):
+        for check in (_check_sizes, _check_use):
+            check(config, crops_at(crops, i), f"crops.mixture[{i}] {{}} size")
+
+
+def _check_sizes(config: TrainConfig, crops: CropConfig, name: str):
+    """One resolution by itself; ``name`` makes the name of a size of "global", "local", "gram"."""
+    gram, student = config.gram, config.student
+    for kind, size in _sizes(crops).items():
+        _require(size >= 1, f"{name.format(kind)} is {size}, wanted at least 1")
+    if crops.gram_size is not None:
+        what = f"{name.format('gram')} is {crops.gram_size}"
+        _require(
+            gram is not None,
+            f"{what}, but config.gram is None; set the size to None, or config.gram to "
+            "configs.base.gram()",
+        )
+        _require(
+            gram is None or gram.teacher != "ema",
+            f"{what}, but gram.teacher is 'ema', and the EMA teacher sees the global crops "
+            "themselves; set the size to None, or take another gram.teacher",
+        )
+        _require(
+            crops.gram_size >= crops.global_size,
+            f"{what}, smaller than {name.format('global')} {crops.global_size}; take at least "
+            f"{crops.global_size}, or None for a Gram teacher that sees the global crops",
+        )
+    for kind, size in _sizes(crops).items():
+        near = [n * student.stride for n in (size // student.stride, size // student.stride + 1)]
+        _require(
+            size % student.stride == 0,
+            f"{name.format(kind)} is {size}, not a multiple of {_stride('student', student)}; "
+            f"take {' or '.join(str(n) for n in near if n)}",
+        )
+
+
+def _check_use(config: TrainConfig, crops: CropConfig, name: str):
+    """One resolution that steps have, against the rest of the recipe."""
+    data, gram, distill = config.data, config.gram, config.distill
+    if data.augment == "device":
+        for kind, size in _sizes(crops).items():
+            _require(
+                size <= data.canvas,
+                f"{name.format(kind)} is {size}, larger than data.canvas {data.canvas}, from "
+                f"which data.augment = 'device' cuts; set data.canvas to at least {size}",
+            )
+    _require(
+        gram is None
+        or gram.teacher == "ema"
+        or crops.gram_distortions
+        or crops.gram_size is not None,
+        f"crops.gram_distortions is False, but without {name.format('gram')} the Gram teacher "
+        f"sees the global crops, distortions and all; set it, to {crops.global_size} or more",
+    )
+    if distill is not None:
+        scale, stride = distill.resolution_scale, distill.backbone.stride
+        _require(scale > 0, f"distill.resolution_scale is {scale}, wanted above 0")
+        side = round(crops.global_size / scale)
+        _require(
+            math.isclose(side * scale, crops.global_size) and side % stride == 0,
+            f"{name.format('global')} is {crops.global_size}, for the teacher "
+            f"{crops.global_size / scale:g} (distill.resolution_scale {scale:g}), not a multiple "
+            f"of {_stride('distill.backbone', distill.backbone)}; take a multiple of "
+            f"{stride * scale:g}",
+        )
+
+
+def _sizes(crops: CropConfig) -> dict[str, int]:
+    sizes = {"global": crops.global_size, "local": crops.local_size}
+    return sizes if crops.gram_size is None else {**sizes, "gram": crops.gram_size}
+
+
+def _stride(section: str, vit: VitConfig) -> str:
+    if vit.convnext:
+        return f"the stride {vit.stride} of {section}.arch {vit.arch}"
+    return f"{section}.patch_size {vit.patch_size}"
 
 
 def _require(fine: bool, message: str):

@@ -30,6 +30,8 @@ def draw(
 ) -> dict[str, np.ndarray]:
     """All random numbers of one image's 2 global and L local crops, in that order (n = 2 + L).
 
+    They depend on no size: Gram crops and every entry of a mixture have the same ones.
+
     ``box``      float32 [n, 4]: y, x, height, width in pixels of the image, whole numbers;
                  RandomResizedCrop: area share and log aspect ratio uniform, 10 tries, then centre.
     ``flip``     bool [n]: mirrored left to right.
@@ -37,7 +39,7 @@ def draw(
     ``order``    int32 [n, 4]: permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue.
     ``factors``  float32 [n, 4]: factors of 0, 1, 2; turns of the colour circle of 3.
     ``gray``     bool [n].
-    ``blur``     float32 [n]: sigma in pixels of the crop, 0 for none.
+    ``blur``     float32 [n]: sigma in pixels of the crop that is blurred, 0 for none.
     ``solarize`` bool [n]: only ever True for the second global crop.
 
     Images smaller than a crop are no error: boxes have the same shares and are enlarged.
@@ -61,30 +63,55 @@ def draw(
 
 def cut(
     image: np.ndarray, draws: dict[str, np.ndarray], *, crops: CropConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """The crops of one image, drawn by ``draw``: uint8 [2, H, W, 3] and [L, h, w, 3].
+) -> dict[str, np.ndarray]:
+    """The crops of one image, drawn by ``draw``, all uint8.
+
+    ``global_crops`` [2, H, W, 3]; ``local_crops`` [L, h, w, 3]; and, if ``crops.gram_size`` is g,
+    ``gram_crops`` [2, g, g, 3], with the boxes and flips of the global crops:
+    with ``gram_distortions`` colours, blur and solarization act on the Gram crop, and the global
+    crop is that picture resized; without, the Gram crop is a plain resize, and the global crop is
+    the one it would be without Gram crops. (The reference resizes the global crop from the larger
+    one in both cases; cut from the image it is resampled once, not twice.)
 
     image: uint8 [height, width, 3]. Resized by pixel area where a box shrinks, bicubically where
     it grows.
     """
-    global_crops = np.empty((2, crops.global_size, crops.global_size, 3), np.uint8)
+    size, side = crops.global_size, crops.gram_size
+    global_crops = np.empty((2, size, size, 3), np.uint8)
     local_crops = np.empty((crops.local_count, crops.local_size, crops.local_size, 3), np.uint8)
+    gram_crops = None if side is None else np.empty((2, side, side, 3), np.uint8)
     lists = {name: values.tolist() for name, values in draws.items()}  # quicker than array scalars
     for i, out in enumerate([*global_crops, *local_crops]):
-        y, x, h, w = map(int, lists["box"][i])
-        crop = resize(image[y : y + h, x : x + w], *out.shape[:2])
-        if lists["flip"][i]:
-            crop = cv2.flip(crop, 1)
-        if lists["jitter"][i]:
-            crop = color.jitter(crop, lists["order"][i], lists["factors"][i])
-        if lists["gray"][i]:
-            crop = color.gray(crop)
-        if lists["blur"][i]:
-            crop = color.blur(crop, lists["blur"][i])
-        if lists["solarize"][i]:
-            crop = color.solarize(crop)
-        out[:] = crop
-    return global_crops, local_crops
+        gram = None if gram_crops is None or i >= 2 else gram_crops[i]
+        if gram is not None and crops.gram_distortions:
+            gram[:] = _distort(_crop(image, lists, i, len(gram)), lists, i)
+            out[:] = resize(gram, size, size)
+        else:
+            if gram is not None:
+                gram[:] = _crop(image, lists, i, len(gram))
+            out[:] = _distort(_crop(image, lists, i, len(out)), lists, i)
+    cut = {"global_crops": global_crops, "local_crops": local_crops}
+    return cut if gram_crops is None else {**cut, "gram_crops": gram_crops}
+
+
+def _crop(image: np.ndarray, lists: dict[str, list], i: int, size: int) -> np.ndarray:
+    """Box ``i`` of the image, mirrored where drawn: uint8 [size, size, 3]."""
+    y, x, h, w = map(int, lists["box"][i])
+    crop = resize(image[y : y + h, x : x + w], size, size)
+    return cv2.flip(crop, 1) if lists["flip"][i] else crop
+
+
+def _distort(crop: np.ndarray, lists: dict[str, list], i: int) -> np.ndarray:
+    """Colours, blur and solarization of crop ``i``."""
+    if lists["jitter"][i]:
+        crop = color.jitter(crop, lists["order"][i], lists["factors"][i])
+    if lists["gray"][i]:
+        crop = color.gray(crop)
+    if lists["blur"][i]:
+        crop = color.blur(crop, lists["blur"][i])
+    if lists["solarize"][i]:
+        crop = color.solarize(crop)
+    return crop
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

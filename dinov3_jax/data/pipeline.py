@@ -4,6 +4,7 @@ Nothing depends on how the work is divided: step t of a run is the same whatever
 processes, threads and workers, and wherever the run was resumed.
 """
 
+import dataclasses
 import functools
 import gc
 import logging
@@ -21,6 +22,7 @@ from dinov3_jax.data.canvas import place
 from dinov3_jax.data.check import check_config
 from dinov3_jax.data.decode import decode
 from dinov3_jax.data.record import Source, SourceError
+from dinov3_jax.data.resolution import crops_at, resolution_at
 
 _log = logging.getLogger(__name__)
 _MAX_FAILURES = 100  # unreadable records in a row after which the data set counts as broken
@@ -39,13 +41,17 @@ def train_batches(
 
     With b = B / process_count images, s = S / process_count groups, n = 2 + L crops:
 
-    host augmentation    ``global_crops`` uint8 [b, 2, H, W, 3], ``local_crops`` [b, L, h, w, 3];
+    host augmentation    ``global_crops`` uint8 [b, 2, H, W, 3], ``local_crops`` [b, L, h, w, 3]
+                         and, if the step has Gram crops, ``gram_crops`` [b, 2, g, g, 3];
     device augmentation  ``canvas`` uint8 [b, C, C, 3] and the draws of ``crops.draw`` with a
                          leading b, boxes float32 in pixels of the canvas;
     always               ``masks`` bool [b, 2, N]; ``mask_indices`` int32 [s, M], positions in the
                          group's flattened [B/S * 2 * N]; ``mask_weights`` float32 [s, M];
                          ``record`` int64 [b], the record in each slot; ``skipped`` int32 [b],
                          unreadable records passed over for that slot.
+
+    With ``crops.mixture`` the sizes H, h, g, and N and M with H, are those of the step:
+    ``crops_at(config.crops, resolution_at(config, step))``.
 
     An unreadable record is logged with its reason and replaced by one that depends on (seed,
     sample, attempt) alone. ``data.threads`` beyond ``data.buffer`` times s stay idle, because a
@@ -118,6 +124,8 @@ def _load_group(
     """The ``number``-th group this process reads in the run, with leading axes B/S and 1."""
     step, local = divmod(int(number), groups)
     group = process_index * groups + local  # of the step's S groups
+    sizes = crops_at(config.crops, resolution_at(config, step))
+    config = dataclasses.replace(config, crops=sizes)
     first = step * config.batch.images + group * config.batch.group
     samples = range(first, first + config.batch.group)
     records = order.record_index(samples, size=len(source), seed=config.seed)
@@ -130,10 +138,8 @@ def _load_crops(source, config, samples, records) -> dict[str, np.ndarray]:
     loaded = []
     for sample, record in zip(samples, records):
         image, found = _read(source, config.seed, sample, record)
-        global_crops, local_crops = crops.cut(
-            image, _draw(config, sample, image), crops=config.crops
-        )
-        loaded.append({"global_crops": global_crops, "local_crops": local_crops, **found})
+        cut = crops.cut(image, _draw(config, sample, image), crops=config.crops)
+        loaded.append({**cut, **found})
     return _join(loaded, np.stack)
 
 
@@ -156,7 +162,7 @@ def _draw(config, sample, image) -> dict[str, np.ndarray]:
 
 
 def _draw_masks(config: TrainConfig, step: int, group: int) -> dict[str, np.ndarray]:
-    side = config.crops.global_size // config.student.patch_size
+    side = config.crops.global_size // config.student.stride
     masks = masking.group_masks(
         order.rng(config.seed, "masks", step, group),
         crops=2 * config.batch.group,

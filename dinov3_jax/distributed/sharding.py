@@ -17,11 +17,12 @@ BATCH_AXES = ("replica", "fsdp")
 RULES = (
     (r"blocks/attn/qkv/kernel$", P(None, "fsdp", "tensor")),
     (r"blocks/attn/proj/kernel$", P(None, "tensor", "fsdp")),
-    (r"blocks/ffn/(fc1|gate|value)/kernel$", P(None, "fsdp", "tensor")),
-    (r"blocks/ffn/(fc2|out)/kernel$", P(None, "tensor", "fsdp")),
+    (r"blocks/(ffn/)?(fc1|gate|value)/kernel$", P(None, "fsdp", "tensor")),
+    (r"blocks/(ffn/)?(fc2|out)/kernel$", P(None, "tensor", "fsdp")),
+    (r"blocks/depthwise/kernel$", P()),  # about 1% of a ConvNeXt
     (r"blocks/.*(bias|scale|gamma)$", P()),
-    (r"patch_embed/kernel$", P(None, None, None, "fsdp")),
-    (r"patch_embed/bias$", P()),
+    (r"(patch_embed|downsample/conv)/kernel$", P(None, None, None, "fsdp")),
+    (r"(patch_embed|downsample/conv)/bias$", P()),
     (r"(cls_token|storage_tokens|mask_token)$", P()),
     (r"norm/(scale|bias)$", P()),
     (r"head/fc\d+/kernel$", P(None, "fsdp")),

@@ -4,12 +4,19 @@ import dataclasses
 import html
 
 import numpy as np
-from matplotlib import colormaps
 
-from dinov3_jax.evals import page, pictures
+from dinov3_jax.evals import curves, page, pictures, similarity
 
 SHOWN = 8  # images in the gallery, and rows of neighbours
 NEIGHBOURS = 6  # neighbours a row
+
+_SCALE = page.scale(pictures.heat(np.linspace(0.0, 1.0, 5)))
+# What stands beside a strip: metric -> name and format.
+_BESIDE = {
+    "health/patch_cosine": ("patch to patch", "{:.3f}"),
+    "health/cls_patch_cosine": ("CLS to patch", "{:.3f}"),
+    "eval/knn": ("k-NN", "{:.1f} %"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +77,6 @@ def patches(shown: Pictures) -> str:
     if not np.isfinite(shown.patch_tokens).all():
         return "<h2>What patches see</h2><p class='bad'>The patch features are not finite.</p>"
     colours = pictures.pca_rgb(shown.patch_tokens)
-    colormap = colormaps["magma"]
     rows, columns = shown.patch_tokens.shape[1:3]
     centre = (rows // 2, columns // 2)
     point = ((centre[1] + 0.5) / columns, (centre[0] + 0.5) / rows)
@@ -78,7 +84,7 @@ def patches(shown: Pictures) -> str:
     for i in range(min(SHOWN, len(shown.images))):
         image, tokens, colour = shown.images[i], shown.patch_tokens[i], colours[i]
         cosine = pictures.similarity(tokens, centre)
-        heat = (255 * colormap(np.clip(cosine, 0.0, 1.0))[..., :3]).round().astype(np.uint8)
+        heat = pictures.heat(cosine)
         cards.append(
             "<div class='card trio'>"
             f"<figure>{page.picture(image, alt='image', point=point)}"
@@ -88,18 +94,45 @@ def patches(shown: Pictures) -> str:
             f"<figure>{page.picture(heat, alt='cosine to the marked patch', point=point)}"
             f"<figcaption>cosine, from {cosine.min():.2f}</figcaption></figure></div>"
         )
-    ramp = ", ".join(
-        "#" + "".join(f"{round(255 * channel):02x}" for channel in colormap(level / 4)[:3])
-        for level in range(5)
-    )
     return (
         "<section><h2>What patches see</h2><p class='lead'>Middle: the three main directions of "
         "all patch features as red, green and blue, the same in every image: equal colour, equal "
         "feature. Right: cosine of every patch with the one under the ring, on a fixed scale, 0 "
-        f"<span class='scale' style='background: linear-gradient(90deg, {ramp})'></span> 1. "
-        "Good features make objects and parts stand out with clean edges.</p>"
+        f"{_SCALE} 1. Good features make objects and parts stand out with clean edges.</p>"
         f"<div class='grid pair'>{''.join(cards)}</div></section>"
     )
+
+
+def over_time(strips: dict[int, np.ndarray], metrics: list[dict]) -> str:
+    """Similarity strips by step (``similarity.strip``) with their numbers, as HTML."""
+    if not strips:
+        return ""
+    values = {name: curves.series(metrics, name) for name in _BESIDE}
+    known = {name: dict(zip(c.steps.tolist(), c.values.tolist())) for name, c in values.items()}
+    rows, drawn = [], None
+    for step, strip in sorted(strips.items()):
+        images, maps = similarity.split(strip)
+        if drawn is None or not np.array_equal(images, drawn):  # again where they changed
+            rows.append(_strip("<p>reference patches</p>", images, "images"))
+            drawn = images
+        numbers = "".join(
+            f"<br>{label} {form.format(value) if np.isfinite(value) else 'not finite'}"
+            for name, (label, form) in _BESIDE.items()
+            if (value := known[name].get(step)) is not None
+        )
+        rows.append(_strip(f"<p><b>step {step:,}</b>{numbers}</p>", maps, f"maps at step {step}"))
+    return (
+        "<section><h2>Dense features over time</h2><p class='lead'>The cosine of every patch with "
+        "the ringed one, for the same images, patches and colours at every evaluation: 0 "
+        f"{_SCALE} 1. Sharp, object-shaped maps are good; when maps grow flat and bright "
+        "everywhere while k-NN still rises, local structure is being lost, and Gram anchoring is "
+        "the cure (docs/dense.md).</p>"
+        f"<div class='card time'>{''.join(rows)}</div></section>"
+    )
+
+
+def _strip(text, picture, alt):
+    return text + page.picture(picture, alt=alt, largest=max(picture.shape))
 
 
 def neighbours(shown: Pictures) -> str:

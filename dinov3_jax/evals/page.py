@@ -76,6 +76,11 @@ figcaption { font-size: .78rem; line-height: 1.35; margin-top: 4px; overflow-wra
 .trio { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; }
 .scale { height: 8px; width: 120px; border-radius: 4px; display: inline-block;
   vertical-align: middle; }
+.time { display: grid; gap: 12px 16px; align-items: center; margin-top: 14px;
+  grid-template-columns: max-content 1fr; }
+.time p { margin: 0; font-size: .85rem; line-height: 1.45; font-variant-numeric: tabular-nums; }
+.time p b { font-size: .95rem; }
+.time img { display: block; width: 100%; height: auto; }
 .row { display: grid; grid-template-columns: repeat(7, 1fr); gap: 10px; padding: 12px 0;
   border-top: 1px solid var(--rule); }
 .row:first-child { border-top: 0; }
@@ -85,6 +90,7 @@ summary { cursor: pointer; font-weight: 600; }
   .tiles { grid-template-columns: 1fr 1fr; gap: 10px; } .tile .big { font-size: 1.7rem; }
   .tile.wide { grid-column: 1 / -1; } .findings code { white-space: normal;
     display: inline-block; max-width: 100%; font-size: .74em; }
+  .time { grid-template-columns: 1fr; gap: 4px; } .time img { margin-bottom: 10px; }
   .row { grid-template-columns: repeat(4, 1fr); gap: 8px; }
   .row figure:first-child { grid-row: span 2; } }
 """
@@ -106,7 +112,7 @@ def prose(text):
 
 
 def picture(image, *, alt, largest=256, point=None):
-    """uint8 [H, W, 3] as an <img> that carries its own PNG.
+    """uint8 [H, W, 3], or RGBA [H, W, 4], as an <img> that carries its own PNG.
 
     A picture whose long side is under 128 px is enlarged by a whole factor, each pixel a square;
     one above ``largest`` is shrunk to it. ``point`` (x, y in [0, 1]) is marked by a ring.
@@ -120,7 +126,7 @@ def picture(image, *, alt, largest=256, point=None):
         size = [max(1, round(side * largest / long)) for side in drawn.size]
         drawn = drawn.resize(size, Image.LANCZOS)
     if point is not None:
-        _ring(drawn, point)
+        ring(drawn, point)
     file = io.BytesIO()
     drawn.save(file, "PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode("ascii")
@@ -130,7 +136,14 @@ def picture(image, *, alt, largest=256, point=None):
     )
 
 
-def _ring(drawn, point):
+def scale(colours):
+    """A bar that fades through uint8 [n, 3] colours from left to right."""
+    fade = ", ".join("#" + bytes(colour).hex() for colour in colours)
+    return f"<span class='scale' style='background: linear-gradient(90deg, {fade})'></span>"
+
+
+def ring(drawn, point):
+    """Marks ``point`` (x, y in [0, 1]) on a PIL image, in place."""
     x, y = point[0] * drawn.width, point[1] * drawn.height
     pen = ImageDraw.Draw(drawn)
     unit = max(drawn.size) / 128

@@ -54,6 +54,12 @@ def sections(metrics: list[dict], config: dict, floors: dict) -> str:
                     {"loss/koleo": "KoLeo"},
                 ),
                 card(
+                    "Gram",
+                    "Squared distance of the patch similarities from the Gram teacher's. It falls "
+                    "as they return to what they were.",
+                    {"loss/gram": "patches"},
+                ),
+                card(
                     "Total",
                     "The weighted sum that is minimised. It rises when the teacher temperature "
                     "does; it ranks no two runs.",
@@ -136,6 +142,11 @@ def sections(metrics: list[dict], config: dict, floors: dict) -> str:
                     "Teacher momentum",
                     "Share of the old teacher kept in a step.",
                     {"teacher_momentum": "momentum"},
+                ),
+                card(
+                    "Gram weight",
+                    "Factor of the Gram loss in the total.",
+                    {"gram_weight": "weight"},
                 ),
                 card(
                     "Throughput",

@@ -1,6 +1,7 @@
 """Features as pictures: principal components as colours, similarity maps, nearest images."""
 
 import numpy as np
+from matplotlib import colormaps
 
 
 def pca_rgb(patch_tokens):
@@ -50,6 +51,16 @@ def similarity(patch_tokens, point):
         raise ValueError(f"point {point} is outside the patch grid of {x.shape[0]} x {x.shape[1]}")
     unit = _unit(x)
     return np.clip(unit @ unit[row, column], -1.0, 1.0)
+
+
+def heat(cosine):
+    """Cosines [...] as colours, uint8 [..., 3]: 0 and below dark, 1 bright, NaN mid-grey.
+
+    The scale never follows the values, so pictures of different features compare.
+    """
+    unit = np.clip(np.asarray(cosine, np.float64), 0.0, 1.0)
+    colours = np.round(255 * colormaps["magma"](np.nan_to_num(unit))[..., :3])
+    return np.where(np.isnan(unit)[..., None], 128, colours).astype(np.uint8)
 
 
 def nearest(cls, bank, k):

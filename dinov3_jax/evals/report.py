@@ -17,6 +17,7 @@ def write_report(
     metrics: list[dict],
     config: dict,
     pictures: Pictures,
+    strips: dict[int, np.ndarray],
     floors: dict,
     findings: list[str],
 ):
@@ -29,6 +30,7 @@ def write_report(
         that are counted.
       config: the run's ``TrainConfig`` as nested dicts.
       pictures: at most 8 of the n images are shown; the colours are fitted on all n.
+      strips: step -> picture of ``similarity.read_strips``; empty: no section about them.
       floors: name -> k-NN top-1 in percent to compare with, for instance
         {"random backbone": 31.0, "raw pixels": 48.5}; at most 3. Empty without labels.
       findings: sentences of ``health.diagnose``.
@@ -45,6 +47,7 @@ def write_report(
             _findings(findings),
             panels.sections(metrics, config, floors),
             gallery.patches(pictures),
+            gallery.over_time(strips, metrics),
             gallery.neighbours(pictures),
             _configuration(config),
         ]
@@ -64,8 +67,11 @@ def _header(metrics, config):
     student, data = config["student"], config["data"]
     own = [f"{student[key]} {what}" for key, what in _SIZES.items() if student[key] is not None]
     model = "ViT of " + ", ".join(own) if own else student["arch"]
+    model += f", patch {student['patch_size']} px"
+    if student["arch"].startswith("convnext"):  # it reads neither the sizes nor the patch
+        model = student["arch"]
     facts = {
-        "Model": f"{model}, patch {student['patch_size']} px",
+        "Model": model,
         "Data": " ".join(part for part in (data["source"], data["path"]) if part),
         "Steps": f"{steps:,} of {config['steps']:,}",
         "Batch": f"{config['batch']['images']:,} images",

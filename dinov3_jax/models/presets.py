@@ -1,6 +1,6 @@
-"""Named ViT sizes, and how a recipe's student section becomes complete."""
+"""Named backbone sizes, and how a recipe's student section becomes complete."""
 
-from dinov3_jax.config import CompleteVitConfig, ConfigError, VitConfig
+from dinov3_jax.config import CompleteVitConfig, ConfigError, ConvNextConfig, VitConfig
 
 _SMALL = dict(ffn="mlp", ffn_ratio=4.0, ffn_align=8, qkv_bias=True)
 _PLUS = dict(ffn="swiglu", ffn_ratio=6.0, ffn_align=8, qkv_bias=True)
@@ -29,6 +29,13 @@ PRESETS = {
     ),
 }
 
+CONVNEXT_PRESETS = {
+    "convnext_tiny": dict(stage_depths=(3, 3, 9, 3), stage_dims=(96, 192, 384, 768)),
+    "convnext_small": dict(stage_depths=(3, 3, 27, 3), stage_dims=(96, 192, 384, 768)),
+    "convnext_base": dict(stage_depths=(3, 3, 27, 3), stage_dims=(128, 256, 512, 1024)),
+    "convnext_large": dict(stage_depths=(3, 3, 27, 3), stage_dims=(192, 384, 768, 1536)),
+}
+
 _CHOICES = {
     "ffn": ("mlp", "swiglu"),
     "norm": ("layernorm", "rmsnorm"),
@@ -39,24 +46,31 @@ _CHOICES = {
 }
 
 
-def complete(config: VitConfig) -> CompleteVitConfig:
+def complete(config: VitConfig, *, section: str = "student") -> CompleteVitConfig | ConvNextConfig:
     """Fills every size left ``None`` from the preset ``config.arch`` and checks the result.
 
-    Raises ``ConfigError`` for an unknown preset, a width that the heads do not divide, a head
-    width that is not a multiple of 4 (axial RoPE), an unknown choice, or RoPE given by both or
-    neither of its parametrisations.
+    ``section`` is the part of the recipe that errors name. Raises ``ConfigError`` for an unknown
+    preset or choice; of a ViT for a width that the heads do not divide, a head width that is not a
+    multiple of 4 (axial RoPE), RoPE given by both or neither of its parametrisations, or stages;
+    of a ConvNeXt for stages without blocks or channels, stochastic depth, or a size of a ViT.
     """
-    if config.arch not in PRESETS:
-        raise ConfigError(f"student.arch is {config.arch!r}, wanted one of {', '.join(PRESETS)}")
+    if config.arch in CONVNEXT_PRESETS:
+        return _complete_convnext(config, section)
+    if config.arch in PRESETS:
+        return _complete_vit(config, section)
+    names = ", ".join([*PRESETS, *CONVNEXT_PRESETS])
+    raise ConfigError(f"{section}.arch is {config.arch!r}, wanted one of {names}")
+
+
+def _complete_vit(config, section):
     sizes = PRESETS[config.arch]
     given = vars(config)
     full = CompleteVitConfig(**given | {k: v for k, v in sizes.items() if given[k] is None})
-    for key, allowed in _CHOICES.items():
-        if getattr(full, key) not in allowed:
-            raise ConfigError(f"student.{key} is {getattr(full, key)!r}, wanted one of {allowed}")
+    _check_choices(full, section)
+    _refuse(config, ("stage_depths", "stage_dims"), section)
     if full.embed_dim % full.num_heads or (full.embed_dim // full.num_heads) % 4:
         raise ConfigError(
-            f"student.embed_dim {full.embed_dim} over student.num_heads {full.num_heads} must "
+            f"{section}.embed_dim {full.embed_dim} over {section}.num_heads {full.num_heads} must "
             "give a whole head width that is a multiple of 4 (two axes, sine and cosine)"
         )
     periods = (full.rope_min_period, full.rope_max_period)
@@ -64,12 +78,53 @@ def complete(config: VitConfig) -> CompleteVitConfig:
         full.rope_base is not None and periods != (None, None)
     ):
         raise ConfigError(
-            "RoPE wants either student.rope_base or both student.rope_min_period and "
+            f"RoPE wants either {section}.rope_base or both {section}.rope_min_period and "
             f"rope_max_period; got base {full.rope_base}, periods {periods}"
         )
     if not 0.0 <= full.drop_path < 1.0:
-        raise ConfigError(f"student.drop_path is {full.drop_path}, wanted [0, 1)")
+        raise ConfigError(f"{section}.drop_path is {full.drop_path}, wanted [0, 1)")
     return full
+
+
+def _complete_convnext(config, section):
+    sizes = CONVNEXT_PRESETS[config.arch]
+    full = ConvNextConfig(
+        arch=config.arch,
+        patch_size=config.patch_size,
+        in_channels=config.in_channels,
+        stage_depths=config.stage_depths or sizes["stage_depths"],
+        stage_dims=config.stage_dims or sizes["stage_dims"],
+        dtype=config.dtype,
+        remat=config.remat,
+    )
+    _check_choices(full, section)
+    # Every key that only a ViT has sizes for; its other keys have defaults and are not read.
+    _refuse(config, PRESETS["vit_small"], section)
+    if config.drop_path:
+        raise ConfigError(
+            f"{section}.drop_path is {config.drop_path}; {config.arch} has no stochastic depth, "
+            "set it to 0"
+        )
+    for key in ("stage_depths", "stage_dims"):
+        if min(getattr(full, key)) < 1:
+            raise ConfigError(f"{section}.{key} is {getattr(full, key)}, wanted at least 1 each")
+    return full
+
+
+def _check_choices(full, section):
+    for key, allowed in _CHOICES.items():
+        value = getattr(full, key, allowed[0])
+        if value not in allowed:
+            raise ConfigError(f"{section}.{key} is {value!r}, wanted one of {allowed}")
+
+
+def _refuse(config, keys, section):
+    for key in keys:
+        if getattr(config, key) is not None:
+            raise ConfigError(
+                f"{section}.{key} is {getattr(config, key)!r}; {config.arch} has no such size, set "
+                "it to None"
+            )
 
 
 def ffn_hidden(config: CompleteVitConfig) -> int:

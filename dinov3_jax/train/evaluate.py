@@ -143,10 +143,18 @@ def make_forward(config: TrainConfig, networks: Networks, mesh: Mesh) -> Forward
 
 
 def evaluate_teacher(
-    forward: Forward, teacher: Params, data: EvalData, config: TrainConfig, temperature: float
+    forward: Forward,
+    teacher: Params,
+    data: EvalData,
+    config: TrainConfig,
+    temperature: float,
+    *,
+    seen: Dense,
 ) -> dict[str, float]:
-    """One evaluation row: ``health/*`` always, ``eval/knn`` where there are labels."""
-    seen = forward.dense(teacher, data.health)
+    """One evaluation row: ``health/*`` always, ``eval/knn`` where there are labels.
+
+    ``seen``: what ``forward.dense`` returns for ``data.health``.
+    """
     targets = sinkhorn(jnp.asarray(seen.cls_logits), temperature=temperature)
     patches = jnp.asarray(seen.patch_tokens.reshape(-1, seen.patch_tokens.shape[-1]))
     cls, patch_tokens = jnp.asarray(seen.cls), jnp.asarray(seen.patch_tokens)

@@ -7,23 +7,25 @@ import signal
 
 import jax
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh
 
 from dinov3_jax import checkpoint
-from dinov3_jax.augment.augment import augment
 from dinov3_jax.config import ConfigError, TrainConfig
 from dinov3_jax.data.pipeline import train_batches
-from dinov3_jax.data.sources import open_source
+from dinov3_jax.data.resolution import resolution_at
+from dinov3_jax.data.sources import Source, open_source
 from dinov3_jax.distributed.mesh import global_batch, make_mesh
-from dinov3_jax.models import build
-from dinov3_jax.train import evaluate, guard, metrics as train_metrics, summary, workdir as workdirs
-from dinov3_jax.train.check import check_recipe
-from dinov3_jax.train.state import create_state, init_state, state_shardings
-from dinov3_jax.train.step import Batch, hyperparameters, train_step
+from dinov3_jax.train import metrics as train_metrics, summary
+from dinov3_jax.train.check import check_recipe, check_students
+from dinov3_jax.train.profiler import profiler
+from dinov3_jax.train.program import BOOKKEEPING, Arguments, compile_steps
+from dinov3_jax.train.start import load_frozen
+from dinov3_jax.train.stop import stop_requested
+from dinov3_jax.train.students import Student, open_students, prepare
+from dinov3_jax.types import Params
 
 _log = logging.getLogger(__name__)
 
-_BOOKKEEPING = ("record", "skipped")  # stay on the host
 _LAG = 2  # steps the host runs ahead of the metrics it reads, so that reading never stalls a device
 
 
@@ -34,141 +36,129 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict[str, float]:
     SIGINT save a checkpoint and return normally (SIGTERM, often followed by a kill, without the
     report); the same call then goes on where it stopped.
     """
+    return train_students({"": config}, workdir)[""]
+
+
+def train_students(
+    configs: dict[str, TrainConfig], workdir: epath.PathLike
+) -> dict[str, dict[str, float]]:
+    """``train`` for several students of one frozen teacher, in one program; their last rows.
+
+    Student NAME has the workdir ``workdir/NAME``, which is that of an ordinary run. A student
+    added on resume starts from its own step 0 and has all its steps before it; one left out is
+    left as it is.
+    """
     workdir = epath.Path(workdir)
-    mesh = make_mesh(config.mesh)
-    check_recipe(config, mesh)
+    shared = next(iter(configs.values()))
+    mesh = make_mesh(shared.mesh)
+    for config in configs.values():
+        check_recipe(config, mesh)
+    check_students(configs)
     if jax.process_count() > 1:
         raise ConfigError(
             f"{jax.process_count()} processes: training runs on the devices of one host so far"
         )
-    source = open_source(config.data)
-    networks = build.networks(config)
-    eval_data = evaluate.load_eval_data(config, source)
-    workdirs.claim(workdir, config, source)
+    source = open_source(shared.data)
+    plans, eval_data = prepare(configs, workdir, source)
     with (
         jax.set_mesh(mesh),
-        checkpoint.open_checkpoints(workdir, config.checkpoint) as manager,
-        contextlib.closing(train_metrics.MetricsWriter(workdir)) as writer,
-        _stop_requested() as stop,
+        open_students(plans, eval_data, workdir, mesh, source) as (students, start),
+        stop_requested() as stop,
     ):
-        state = _start(config, mesh, manager)
-        writer.rewind(int(state.step))
-        forward = evaluate.make_forward(config, networks, mesh)
-        _banner(config, mesh, source, state)
-
-        def assess(state):
-            temperature = hyperparameters(state.step, config)["teacher_temperature"]
-            row = evaluate.evaluate_teacher(
-                forward, state.teacher, eval_data, config, float(temperature)
-            )
-            writer.write(int(state.step), row)
-
-        state = _run(config, mesh, source, state, manager, writer, assess, stop, workdir)
+        frozen = load_frozen(shared, mesh, plans[students[0].name].sources)
+        for student in students:
+            _banner(student, mesh, source)
+        _run(students, mesh, source, frozen, start, stop)
         if stop.signal != signal.SIGTERM:
-            summary.report(workdir, config, eval_data, forward, state.teacher)
-    return (train_metrics.read_metrics(workdir) or [{}])[-1]
+            for s in students:
+                summary.report(s.workdir, s.config, s.eval_data, s.forward, s.state.teacher)
+    return {s.name: (train_metrics.read_metrics(s.workdir) or [{}])[-1] for s in students}
 
 
-def _run(config, mesh, source, state, manager, writer, assess, stop, workdir):
-    """Steps from ``state.step`` to the end of the run or to a signal."""
-    key = jax.random.key(config.seed)
-    step_fn = compile_step(config, mesh)
-    start, window, pending = int(state.step), train_metrics.Window(), collections.deque()
-    watch = guard.Guard(config, workdir, source)
-    if start == 0:
-        assess(state)
-    batches = _prefetch(config, mesh, source, start)
-    bar = train_metrics.progress_bar(
-        start,
-        config.steps,
-    )
-    clock = train_metrics.Clock(config.batch.images, start)
+def _run(
+    students: list[Student],
+    mesh: Mesh,
+    source: Source,
+    frozen: Params | None,
+    start: int,
+    stop,
+):
+    """Steps from ``start`` to the end of the last student or to a signal."""
+    end = max(student.end for student in students)
+    if start >= end:
+        return
+    shared = students[0].config
+    key = jax.random.key(shared.seed)
+    active, programs, pending = [], [], collections.deque()
+    for student in students:
+        if student.begin == start and not int(student.state.step):
+            student.assess(start)
+    batches = _prefetch(shared, mesh, source, start, end)
+    bar = train_metrics.progress_bar(start, end)
+    clock = train_metrics.Clock(shared.batch.images, start)
     with (
         contextlib.closing(batches),
         contextlib.closing(bar),
-        _profiler(config, workdir) as profiler,
+        profiler(shared, students[0].workdir) as window,
     ):
-        for step in range(start, config.steps):
+        for step in range(start, end):
+            if programs == [] or any(step >= s.end for s in active):
+                active = [s for s in students if step < s.end]
+                arguments = Arguments({s.name: s.state for s in active}, key, frozen)
+                by_name = {s.name: s.config for s in active}
+                with clock.paused():
+                    programs = compile_steps(by_name, mesh, source, arguments)
             with clock.waiting():
                 arrays, records = next(batches)
-            profiler.before(step)
-            state, raw = step_fn(state, arrays, key)
-            pending.append((step, raw, records))
+            window.before(step)
+            states = {s.name: s.state for s in active}
+            program = programs[resolution_at(shared, step)]
+            states, raw = program(states, arrays, key, frozen)
+            for s in active:
+                s.state = states[s.name]
+            pending.append((step, raw, records, active))
             done = step + 1
             stopping = stop.signal is not None  # read once: a signal may come at any moment
-            last = done == config.steps or stopping
+            last = done == end or stopping
             while len(pending) > (0 if last else _LAG):
-                number, raw, records = pending.popleft()
-                scalars = {name: float(value) for name, value in raw.items()}
+                number, raw, records, then = pending.popleft()
                 if number == start:
-                    clock.restart(number + 1)  # the first step compiles
-                watch.look(number, scalars, records)
-                window.add(scalars)
+                    clock.restart(number + 1)  # the first step is slow
+                rates = None
+                if (number + 1) % shared.log.every == 0 or (last and not pending):
+                    rates = clock.rates(number + 1)
+                for s in then:
+                    s.note(number, raw[s.name], records, rates)
                 bar.update(1)
-                if (number + 1) % config.log.every == 0 or (last and not pending):
-                    row = window.means() | clock.rates(number + 1)
-                    writer.write(number + 1, row)
+                if rates is not None:
+                    losses = " ".join(f"{s.last_loss:.3f}" for s in then)
                     bar.set_postfix_str(
-                        f"loss {row['loss/total']:.3f}  {row['images_per_second']:.0f} img/s  "
-                        f"data wait {row['data_wait']:.0%}"
+                        f"loss {losses}  {rates['images_per_second']:.0f} img/s  "
+                        f"data wait {rates['data_wait']:.0%}"
                     )
-            checkpoint.check(manager)
-            if last or done % config.checkpoint.every == 0:
-                with clock.paused():
-                    checkpoint.save(manager, state, done)
+            for s in active:
+                checkpoint.check(s.manager)
+                if last or done == s.end or done % s.config.checkpoint.every == 0:
+                    with clock.paused():
+                        checkpoint.save(s.manager, s.state, done)
             if stopping:
-                checkpoint.wait(manager)
+                for s in active:
+                    checkpoint.wait(s.manager)
                 _log.warning("signal received: saved step %d, stopping", done)
                 break
-            if last or done % config.eval.every == 0:
-                with clock.paused():
-                    assess(state)
-    return state
+            for s in active:
+                if done == s.end or done % s.config.eval.every == 0:
+                    with clock.paused():
+                        s.assess(done)
 
 
-def compile_step(config: TrainConfig, mesh: Mesh):
-    """jit of (state, batch of the data pipeline, key) -> (state, metrics); the state is donated.
-
-    Augmentation (or normalisation) of the uint8 batch is part of the program.
-    """
-    networks = build.networks(config)
-    replicated = NamedSharding(mesh, P())
-
-    def step(state, arrays, key):
-        with jax.named_scope("augment"):
-            global_crops, local_crops = augment(arrays, crops=config.crops)
-        masks = (arrays["masks"], arrays["mask_indices"], arrays["mask_weights"])
-        batch = Batch(global_crops, local_crops, *masks)
-        return train_step(state, batch, key, config=config, networks=networks)
-
-    return jax.jit(
-        step, donate_argnums=0, out_shardings=(state_shardings(config, mesh), replicated)
-    )
-
-
-def _start(config, mesh, manager):
-    """The newest checkpoint, or a fresh state."""
-    shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
-    shardings = state_shardings(config, mesh)
-    state = checkpoint.restore(manager, checkpoint.abstract_state(shapes, shardings))
-    if state is None:
-        return create_state(config, mesh)
-    _log.info("resumed from step %d", int(state.step))
-    return state
-
-
-def _prefetch(config, mesh, source, start):
+def _prefetch(config, mesh, source, start, end):
     """(device arrays, host bookkeeping) of each step, transfers one step ahead."""
-    batches = train_batches(
-        source,
-        config,
-        start_step=start,
-        stop_step=config.steps,
-    )
+    batches = train_batches(source, config, start_step=start, stop_step=end)
 
     def place(batch):
-        arrays = {k: v for k, v in batch.items() if k not in _BOOKKEEPING}
-        return global_batch(arrays, mesh), {k: batch[k] for k in _BOOKKEEPING}
+        arrays = {k: v for k, v in batch.items() if k not in BOOKKEEPING}
+        return global_batch(arrays, mesh), {k: batch[k] for k in BOOKKEEPING}
 
     with contextlib.closing(batches):
         ahead = collections.deque()
@@ -179,58 +169,8 @@ def _prefetch(config, mesh, source, start):
         yield from ahead
 
 
-@contextlib.contextmanager
-def _stop_requested():
-    """An object whose ``signal`` is SIGTERM or SIGINT once that came; a second one acts at once."""
-
-    class Request:
-        signal: int | None = None
-
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore():
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(number, frame):
-        Request.signal = number
-        restore()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield Request
-    finally:
-        restore()
-
-
-@contextlib.contextmanager
-def _profiler(config, workdir):
-    """One profiler window, written to ``workdir/profile``; ended early if the run ends in it."""
-    first, last = config.log.profile_start, None
-    if first is not None:
-        last = first + config.log.profile_steps
-
-    class Window:
-        running = False
-
-        @classmethod
-        def before(cls, step):
-            if step == first:
-                jax.profiler.start_trace(str(workdir / "profile"))
-                cls.running = True
-            elif step == last and cls.running:
-                jax.profiler.stop_trace()
-                cls.running = False
-
-    try:
-        yield Window
-    finally:
-        if Window.running:
-            jax.profiler.stop_trace()
-
-
-def _banner(config, mesh, source, state):
+def _banner(student, mesh, source):
+    config, state = student.config, student.state
     params = sum(x.size for x in jax.tree.leaves(state.student["backbone"]))
     heads = sum(x.size for x in jax.tree.leaves(state.student)) - params
     _log.info(

@@ -23,7 +23,6 @@ class Factors(NamedTuple):
 
     lr: Params
     weight_decay: Params
-    last_layer: Params  # bool
 
 
 def factors(params: Params, config: OptimConfig) -> Factors:
@@ -31,16 +30,21 @@ def factors(params: Params, config: OptimConfig) -> Factors:
 
     lr, backbone: layer_decay^(Z+1-i) with i = 0 for patch embedding and special tokens, i = z+1 for
     block z, i = Z+1 for the final norms; the patch embedding further times ``patch_embed_lr``.
-    Heads: 1. Weight decay: 0 for biases, norm scales and LayerScale, else 1 (CLS, storage and mask
-    tokens included, as in the reference).
+    Heads and a ConvNeXt, which has no such blocks: 1. Weight decay: 0 for biases, norm scales and
+    LayerScale, else 1 (CLS, storage and mask tokens included, and the norm scales between the
+    stages of a ConvNeXt, as in the reference).
     """
-    depth = jax.tree.leaves(params["backbone"]["blocks"])[0].shape[0]
+    blocks = params["backbone"].get("blocks")
+    if blocks is None:
+        ones = jax.tree.map(lambda _: jnp.float32(1.0), params)
+        return Factors(ones, _weight_decay(params))
+    depth = jax.tree.leaves(blocks)[0].shape[0]
 
     def lr(path, leaf):
         name = path_name(path)
         if not name.startswith("backbone/"):
             return jnp.float32(1.0)
-        if "/blocks/" in name:
+        if name.startswith("backbone/blocks/"):
             decay = config.layer_decay ** (depth - jnp.arange(depth, dtype=jnp.float32))
             return decay.reshape(-1, *[1] * (leaf.ndim - 1))  # one factor a block
         if not any(first in name for first in _FIRST):
@@ -48,16 +52,16 @@ def factors(params: Params, config: OptimConfig) -> Factors:
         patch = config.patch_embed_lr if "patch_embed" in name else 1.0
         return jnp.float32(config.layer_decay ** (depth + 1) * patch)
 
-    def weight_decay(path, leaf):
-        return 0.0 if path_name(path).rsplit("/", 1)[-1] in _UNDECAYED else 1.0
+    return Factors(jax.tree_util.tree_map_with_path(lr, params), _weight_decay(params))
 
-    def last_layer(path, leaf):
-        return "prototypes" in path_name(path)
 
-    with_path = jax.tree_util.tree_map_with_path
-    return Factors(
-        with_path(lr, params), with_path(weight_decay, params), with_path(last_layer, params)
-    )
+def _weight_decay(params):
+    def decay(path, leaf):
+        name = path_name(path)
+        decayed = name.endswith("scale") and "downsample" in name
+        return 1.0 if decayed or name.rsplit("/", 1)[-1] not in _UNDECAYED else 0.0
+
+    return jax.tree_util.tree_map_with_path(decay, params)
 
 
 def clip(grads: Params, limit: float | None) -> tuple[Params, dict[str, jax.Array]]:
@@ -81,22 +85,26 @@ def update(
     *,
     config: OptimConfig,
     lr: jax.Array,
+    backbone_lr: jax.Array,
     last_layer_lr: jax.Array,
     weight_decay: jax.Array,
 ) -> tuple[Params, optax.OptState]:
-    """θ <- θ - η·f·(m̂ / (√v̂ + 1e-8) + λ·d·θ), with η = ``last_layer_lr`` on the prototypes.
+    """θ <- θ - η·f·(m̂ / (√v̂ + 1e-8) + λ·d·θ).
 
-    f, d: ``factors``; λ: ``weight_decay``. Returns new parameters and moments; moments advance even
-    where η is 0.
+    η: ``backbone_lr`` in the backbone, ``last_layer_lr`` on the prototypes, else ``lr``. f, d:
+    ``factors``; λ: ``weight_decay``. Returns new parameters and moments; moments advance even where
+    η is 0.
     """
     direction, opt_state = _adam(config).update(grads, opt_state)
     table = factors(params, config)
 
-    def step(theta, direction, lr_factor, decay, last):
-        rate = (last_layer_lr if last else lr) * lr_factor
-        return theta - rate * (direction + weight_decay * decay * theta)
+    def step(path, theta, direction, lr_factor, decay):
+        name = path_name(path)
+        rate = last_layer_lr if "prototypes" in name else lr
+        rate = backbone_lr if name.startswith("backbone/") else rate
+        return theta - rate * lr_factor * (direction + weight_decay * decay * theta)
 
-    new = jax.tree.map(step, params, direction, table.lr, table.weight_decay, table.last_layer)
+    new = jax.tree_util.tree_map_with_path(step, params, direction, table.lr, table.weight_decay)
     return new, opt_state
 
 

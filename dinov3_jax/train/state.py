@@ -21,7 +21,8 @@ class TrainState:
     """A pytree. ``centers`` is empty unless teacher.centering is "softmax"."""
 
     student: Params
-    teacher: Params
+    teacher: Params  # the EMA of the student, in distillation too
+    gram_teacher: Params  # a backbone; empty without a Gram teacher of its own
     opt_state: optax.OptState
     centers: Params  # {"cls": [K], "patch": [K]}
     step: jax.Array  # int32, steps done
@@ -41,10 +42,17 @@ def from_params(config: TrainConfig, student: Params) -> TrainState:
     return TrainState(
         student=student,
         teacher=jax.tree.map(jnp.copy, student),
+        gram_teacher=jax.tree.map(jnp.copy, student["backbone"])
+        if has_gram_teacher(config)
+        else {},
         opt_state=optimizer.init(student, config.optim),
         centers=centers,
         step=jnp.zeros((), jnp.int32),
     )
+
+
+def has_gram_teacher(config: TrainConfig) -> bool:
+    return config.gram is not None and config.gram.teacher != "ema"
 
 
 def state_shardings(config: TrainConfig, mesh: Mesh) -> TrainState:
@@ -54,6 +62,7 @@ def state_shardings(config: TrainConfig, mesh: Mesh) -> TrainState:
     specs: Any = dict(
         student=params,
         teacher=params,
+        gram_teacher=params["backbone"] if has_gram_teacher(config) else {},
         opt_state=shapes.opt_state._replace(count=P(), mu=params, nu=params),
         centers=jax.tree.map(lambda _: P(), shapes.centers),
         step=P(),

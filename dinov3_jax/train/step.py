@@ -1,12 +1,16 @@
-"""One optimizer step of DINOv3 pretraining, as a pure function.
+"""One optimizer step of DINOv3, as a pure function.
 
-    teacher_targets -> student_outputs -> total_loss -> apply_update
+    teacher_outputs -> assign -> gram_targets -> student_outputs -> total_loss -> apply_update
 
     L = w_dino · [l/(g+l) · w_local · L_local + g/(g+l) · L_global]
-        + w_ibot · L_ibot + w_koleo · G · L_koleo
+        + w_ibot · L_ibot + w_koleo · G · L_koleo + w_gram · L_gram
 
 with g = G(G-1) pairs of global crops (G² with the diagonal) and l = G·L pairs of a global and a
-local crop. Source: DINOv3 (arXiv 2508.10104, section 3.2, eq. 1).
+local crop. Source: DINOv3 (arXiv 2508.10104, section 3.2, eq. 1; section 4.2, eq. 2).
+
+One step, three recipes, by static switches: pretraining (EMA teacher, masked student crops), Gram
+anchoring (``config.gram``), distillation (``config.distill``: frozen teacher, unmasked student
+crops, iBOT at the mask positions all the same; the EMA of the student is kept for evaluation).
 
 Losses see the global batch; what a reference process decides on its local batch (stochastic depth,
 masks, KoLeo neighbours) happens inside static groups of ``batch.group`` images, so that the numbers
@@ -21,31 +25,24 @@ from flax import nnx
 
 from dinov3_jax import schedules
 from dinov3_jax.config import ScheduleConfig, TrainConfig
-from dinov3_jax.distributed.sharding import shard_batch
 from dinov3_jax.losses.dino import dino_loss
 from dinov3_jax.losses.ibot import ibot_loss
 from dinov3_jax.losses.koleo import koleo_loss
-from dinov3_jax.losses.sinkhorn import center_softmax, sinkhorn, update_center
+from dinov3_jax.models import build
 from dinov3_jax.models.build import Networks
-from dinov3_jax.train import optimizer
+from dinov3_jax.train import gram, optimizer
 from dinov3_jax.train.ema import ema_update
+from dinov3_jax.train.groups import split_groups
 from dinov3_jax.train.state import TrainState
+from dinov3_jax.train.targets import (
+    Batch,
+    Targets,
+    TeacherOutputs,
+    assign,
+    masked_patches,
+    teacher_outputs,
+)
 from dinov3_jax.types import Params
-
-
-class Batch(NamedTuple):
-    """Images are float, normalised, image-major; groups are contiguous runs of images."""
-
-    global_crops: jax.Array  # [B, G, H, W, c]
-    local_crops: jax.Array  # [B, L, H', W', c]
-    masks: jax.Array  # bool [B, G, N]
-    mask_indices: jax.Array  # int32 [S, M], into a group's flattened [b, G, N]
-    mask_weights: jax.Array  # float32 [S, M], 1 / (masked patches of that crop)
-
-
-class Targets(NamedTuple):
-    cls: jax.Array  # [B, G, K] float32
-    patch: jax.Array  # [S, M, K'] float32
 
 
 class Outputs(NamedTuple):
@@ -53,34 +50,58 @@ class Outputs(NamedTuple):
     local_logits: jax.Array  # [B, L, K]
     patch_logits: jax.Array  # [S, M, K']
     global_cls: jax.Array  # [B, G, D]
+    patch_tokens: jax.Array  # [B, G, N, D] of the global crops
 
 
 def train_step(
-    state: TrainState, batch: Batch, key: jax.Array, *, config: TrainConfig, networks: Networks
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    frozen: Params | None = None,
+    *,
+    config: TrainConfig,
+    networks: Networks,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """(state, batch, run key) -> (next state, float32 scalars).
 
-    A non-finite loss or gradient leaves parameters, moments and teacher as they were; only the step
-    advances.
+    ``frozen``: parameters {backbone, dino_head, ibot_head} of the teacher of a distillation, in the
+    networks of ``config.distill``; without it the teacher is ``state.teacher``.
+
+    A non-finite loss or gradient leaves parameters, moments and teachers as they were; only the
+    step advances.
 
     Gradient accumulation (``batch.accumulate`` = A): the groups are split over A micro-batches.
     Nothing is computed on less than it would be without: teacher targets, Sinkhorn-Knopp included,
-    are made for the whole batch first; KoLeo, stochastic depth and masks live inside groups; DINO
-    and iBOT losses are means over images. A therefore changes memory and time, not the result.
+    are made for the whole batch first; KoLeo, stochastic depth, masks and group-level Gram
+    matrices live inside groups; DINO, iBOT and Gram losses are means over images or groups. A
+    therefore changes memory and time, not the result.
     """
-    scalars = hyperparameters(state.step, config)
-    keys = jax.random.split(jax.random.fold_in(key, state.step), batch.mask_indices.shape[0])
-    micro = config.batch.accumulate
-
     with jax.named_scope("teacher_targets"):
-        targets, centers = teacher_targets(
-            state.teacher,
-            state.centers,
-            batch,
-            scalars["teacher_temperature"],
-            config=config,
-            networks=networks,
-        )
+        if frozen is None:
+            outputs = teacher_outputs(state.teacher, batch, config=config, networks=networks)
+        else:
+            theirs = build.distill_networks(config)
+            outputs = teacher_outputs(frozen, batch, config=config, networks=theirs)
+    return student_step(state, batch, outputs, key, config=config, networks=networks)
+
+
+def student_step(
+    state: TrainState,
+    batch: Batch,
+    outputs: TeacherOutputs,
+    key: jax.Array,
+    *,
+    config: TrainConfig,
+    networks: Networks,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The rest of a step once the teacher has spoken; several students may share ``outputs``."""
+    scalars = hyperparameters(state.step, config)
+    groups, micro = batch.mask_indices.shape[0], config.batch.accumulate
+    keys = jax.random.split(jax.random.fold_in(key, state.step), groups)
+
+    targets, centers, gram_teacher = make_targets(
+        state, batch, outputs, scalars["teacher_temperature"], config=config, networks=networks
+    )
 
     def micro_step(batch, targets, keys):
         return gradients(
@@ -90,7 +111,7 @@ def train_step(
     if micro == 1:
         grads, terms = micro_step(batch, targets, keys)
     else:
-        parts = split_groups((batch, targets, keys), groups=keys.shape[0], parts=micro)
+        parts = split_groups((batch, targets, keys), groups=groups, parts=micro)
         shapes = jax.eval_shape(lambda p: micro_step(*p), jax.tree.map(lambda x: x[0], parts))
 
         def add(total, part):
@@ -100,7 +121,29 @@ def train_step(
         (grads, terms), _ = jax.lax.scan(add, zeros, parts)
 
     with jax.named_scope("apply_update"):
-        return apply_update(state, grads, terms, centers, scalars, config=config)
+        return apply_update(state, grads, terms, centers, gram_teacher, scalars, config=config)
+
+
+def make_targets(
+    state: TrainState,
+    batch: Batch,
+    outputs: TeacherOutputs,
+    temperature: jax.Array,
+    *,
+    config: TrainConfig,
+    networks: Networks,
+) -> tuple[Targets, Params, Params]:
+    """(what the student is to predict, next centres, Gram teacher of this step)."""
+    with jax.named_scope("teacher_targets"):
+        cls, patch, centers = assign(outputs, state.centers, temperature, config=config)
+    gram_teacher, gram_patches = state.gram_teacher, outputs.patch_tokens
+    if config.gram is not None and config.gram.teacher != "ema":
+        with jax.named_scope("gram_targets"):
+            gram_teacher = gram.load_gram_teacher(
+                gram_teacher, state.teacher["backbone"], state.step, config=config.gram
+            )
+            gram_patches = gram.gram_targets(gram_teacher, batch, config=config, networks=networks)
+    return Targets(cls, patch, gram_patches), centers, gram_teacher
 
 
 def gradients(
@@ -117,7 +160,9 @@ def gradients(
 
     def loss(student):
         with jax.named_scope("student_outputs"):
-            outputs = student_outputs(student, batch, keys, networks=networks)
+            outputs = student_outputs(
+                student, batch, keys, masked=config.distill is None, networks=networks
+            )
         with jax.named_scope("total_loss"):
             return total_loss(outputs, targets, batch, step, config=config)
 
@@ -133,6 +178,7 @@ def hyperparameters(step: jax.Array, config: TrainConfig) -> dict[str, jax.Array
     return {
         "lr": lr,
         "last_layer_lr": jnp.where(step < optim.freeze_last_layer, 0.0, lr),
+        "backbone_lr": jnp.where(step < optim.freeze_backbone, 0.0, lr),
         "weight_decay": at(optim.weight_decay),
         "teacher_momentum": at(teacher.momentum),
         "teacher_complement": at(schedules.complement(teacher.momentum)),
@@ -146,56 +192,15 @@ def scaled_lr(config: TrainConfig) -> ScheduleConfig:
     return schedules.scale_lr(optim.lr, rule=optim.lr_scaling, images=config.batch.images)
 
 
-def teacher_targets(
-    teacher: Params,
-    centers: Params,
-    batch: Batch,
-    temperature: jax.Array,
-    *,
-    config: TrainConfig,
-    networks: Networks,
-) -> tuple[Targets, Params]:
-    """Soft assignments of the global crops' CLS and of their masked patches; the next centres.
-
-    The teacher sees global crops only, unmasked, in inference mode.
-    """
-
-    def logits(batch):
-        images, crops = batch.global_crops.shape[:2]
-        backbone = nnx.merge(networks.backbone, teacher["backbone"])
-        features = backbone(batch.global_crops.reshape(-1, *batch.global_crops.shape[2:]))
-        patches = masked_patches(features.patch_tokens, batch.mask_indices)
-        cls = features.cls.reshape(images, crops, -1)
-        cls_logits = nnx.merge(networks.dino_head, teacher["dino_head"])(cls)
-        return cls_logits, nnx.merge(networks.ibot_head, teacher["ibot_head"])(patches)
-
-    groups, micro = batch.mask_indices.shape[0], config.batch.accumulate
-    if micro == 1:
-        cls, patch = logits(batch)
-    else:
-        parts = split_groups(batch, groups=groups, parts=micro)
-        cls, patch = join_groups(jax.lax.map(logits, parts), groups=groups, parts=micro)
-
-    if config.teacher.centering == "sinkhorn":
-        assign = lambda z, name: sinkhorn(z, temperature=temperature)  # noqa: E731
-    else:
-        assign = lambda z, name: center_softmax(z, centers[name], temperature=temperature)  # noqa: E731
-    flat = {"cls": cls.reshape(-1, cls.shape[-1]), "patch": patch.reshape(-1, patch.shape[-1])}
-    made = {name: assign(z, name) for name, z in flat.items()}
-    centers = {name: update_center(center, flat[name]) for name, center in centers.items()}
-    targets = Targets(made["cls"].reshape(cls.shape), made["patch"].reshape(patch.shape))
-    return jax.lax.stop_gradient((targets, centers))
-
-
 def student_outputs(
-    student: Params, batch: Batch, keys: jax.Array, *, networks: Networks
+    student: Params, batch: Batch, keys: jax.Array, *, masked: bool, networks: Networks
 ) -> Outputs:
-    """Masked global and unmasked local crops through the student, in training mode."""
+    """Global crops (``masked`` or whole) and local crops through the student, in training mode."""
     images, n_global = batch.global_crops.shape[:2]
     n_local = batch.local_crops.shape[1]
     backbone = nnx.merge(networks.backbone, student["backbone"])
     crops = [batch.global_crops.reshape(-1, *batch.global_crops.shape[2:])]
-    masks: list[jax.Array | None] = [batch.masks.reshape(-1, batch.masks.shape[-1])]
+    masks = [batch.masks.reshape(-1, batch.masks.shape[-1]) if masked else None]
     if n_local:
         crops.append(batch.local_crops.reshape(-1, *batch.local_crops.shape[2:]))
         masks.append(None)
@@ -209,13 +214,8 @@ def student_outputs(
         cls_logits[:, n_global:],
         nnx.merge(networks.ibot_head, student["ibot_head"])(patches),
         cls[0],
+        features[0].patch_tokens.reshape(images, n_global, -1, cls[0].shape[-1]),
     )
-
-
-def masked_patches(patch_tokens: jax.Array, mask_indices: jax.Array) -> jax.Array:
-    """Gathers inside each group: [B·G, N, D] and int [S, M] -> [S, M, D]."""
-    grouped = patch_tokens.reshape(mask_indices.shape[0], -1, patch_tokens.shape[-1])
-    return shard_batch(jax.vmap(lambda tokens, i: tokens[i])(grouped, mask_indices))
 
 
 def total_loss(
@@ -247,6 +247,12 @@ def total_loss(
         total += local_share * local_weight * terms["loss/dino_local"]
     total += config.ibot.weight * terms["loss/ibot"]
     total += config.koleo.weight * n_global * terms["loss/koleo"]
+    if config.gram is not None:
+        assert targets.gram is not None  # student_step made them
+        weight = schedules.value(config.gram.weight, step, steps=config.steps)
+        terms |= gram.gram_terms(outputs.patch_tokens, targets.gram, batch, config=config.gram)
+        terms["gram_weight"] = weight
+        total += weight * terms["loss/gram"]
     return total, terms | {"loss/total": total}
 
 
@@ -261,11 +267,12 @@ def apply_update(
     grads: Params,
     terms: dict[str, jax.Array],
     centers: Params,
+    gram_teacher: Params,
     scalars: dict[str, jax.Array],
     *,
     config: TrainConfig,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Clip, AdamW, EMA; unchanged (but for the step) where loss or gradient is not finite."""
+    """Clip, AdamW, EMA, Gram refresh; nothing but the step if loss or gradient is not finite."""
     grads, norms = optimizer.clip(grads, config.optim.clip)
     student, opt_state = optimizer.update(
         grads,
@@ -273,39 +280,19 @@ def apply_update(
         state.student,
         config=config.optim,
         lr=scalars["lr"],
+        backbone_lr=scalars.pop("backbone_lr"),
         last_layer_lr=scalars["last_layer_lr"],
         weight_decay=scalars["weight_decay"],
     )
     complement = scalars.pop("teacher_complement")
     teacher = ema_update(state.teacher, student, scalars["teacher_momentum"], complement)
     finite = jnp.isfinite(terms["loss/total"] + sum(norms.values()))
-    new = (student, teacher, opt_state, centers)
-    old = (state.student, state.teacher, state.opt_state, state.centers)
+    if config.gram is not None:
+        gram_teacher = gram.refresh_gram_teacher(
+            gram_teacher, teacher["backbone"], state.step + 1, config=config.gram
+        )
+    new = (student, teacher, gram_teacher, opt_state, centers)
+    old = (state.student, state.teacher, state.gram_teacher, state.opt_state, state.centers)
     kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
     metrics = terms | scalars | {f"grad_norm/{name}": norm for name, norm in norms.items()}
     return TrainState(*kept, step=state.step + 1), metrics
-
-
-def split_groups(tree, *, groups: int, parts: int):
-    """[S·k, ...] leaves -> [parts, S/parts·k, ...]; part p holds groups p, p + parts, ...
-
-    Strided, so that every part has groups on every device.
-    """
-
-    def split(x):
-        each = x.shape[0] // groups
-        x = x.reshape(groups // parts, parts, each, *x.shape[1:])
-        return jnp.moveaxis(x, 1, 0).reshape(parts, groups // parts * each, *x.shape[3:])
-
-    return jax.tree.map(split, tree)
-
-
-def join_groups(tree, *, groups: int, parts: int):
-    """The inverse of ``split_groups``."""
-
-    def join(x):
-        each = x.shape[1] * parts // groups
-        x = x.reshape(parts, groups // parts, each, *x.shape[2:])
-        return jnp.moveaxis(x, 0, 1).reshape(groups * each, *x.shape[3:])
-
-    return jax.tree.map(join, tree)

@@ -9,6 +9,7 @@ from dinov3_jax.config import TrainConfig
 from dinov3_jax.evals.gallery import Pictures
 from dinov3_jax.evals.health import diagnose
 from dinov3_jax.evals.report import write_report
+from dinov3_jax.evals.similarity import read_strips
 from dinov3_jax.train import evaluate
 from dinov3_jax.train.metrics import read_metrics
 from dinov3_jax.types import Params
@@ -25,7 +26,7 @@ def report(
     forward: evaluate.Forward,
     teacher: Params,
 ) -> None:
-    """Writes ``workdir/report.html`` from metrics.jsonl and the teacher's features."""
+    """Writes ``workdir/report.html`` from metrics.jsonl, similarity/ and the teacher's features."""
     rows = read_metrics(workdir)
     newest = {key: value for row in rows for key, value in row.items()}
     findings = diagnose(
@@ -44,12 +45,14 @@ def report(
             "random backbone": knn[0],
             "raw pixels": evaluate.pixel_floor(data.knn, neighbours=config.eval.neighbours),
         }
+    evaluated = [row["step"] for row in rows if "health/patch_cosine" in row]
     path = workdir / "report.html"
     write_report(
         path,
         metrics=rows,
         config=dataclasses.asdict(config),
         pictures=_pictures(config, data, forward, teacher),
+        strips=read_strips(workdir, evaluated),
         floors=floors,
         findings=findings,
     )
@@ -63,7 +66,7 @@ def _pictures(config, data, forward, teacher) -> Pictures:
     else:
         images, bank = data.health, data.health[_SHOWN:]
     shown = forward.dense(teacher, images[:_SHOWN])
-    side = config.crops.global_size // config.student.patch_size
+    side = config.crops.global_size // config.student.stride
     return Pictures(
         images=images[:_SHOWN],
         patch_tokens=shown.patch_tokens.reshape(-1, side, side, shown.patch_tokens.shape[-1]),

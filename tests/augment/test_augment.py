@@ -13,10 +13,16 @@ from dinov3_jax.data import crops as host, order
 BATCH = 12
 
 
-@pytest.fixture(scope="module")
-def crops():
+NAMES = ("global_crops", "local_crops", "gram_crops")
+
+
+@pytest.fixture(scope="module", params=["no gram", "clean gram", "distorted gram"])
+def crops(request):
     config = get_config()
     config.crops.global_size, config.crops.local_size, config.crops.local_count = 48, 24, 3
+    if request.param != "no gram":
+        config.crops.gram_size = 72
+        config.crops.gram_distortions = request.param == "distorted gram"
     return from_config_dict(config).crops
 
 
@@ -32,10 +38,7 @@ def batches(photo, crops):
     canvas = np.zeros((BATCH, 160, 160, 3), np.uint8)
     canvas[:, :height, :width] = photo
     return (
-        {
-            name: np.stack([c[i] for c in cut])
-            for i, name in enumerate(("global_crops", "local_crops"))
-        },
+        {name: np.stack([c[name] for c in cut]) for name in cut[0]},
         {"canvas": canvas, **{name: np.stack([d[name] for d in draws]) for name in draws[0]}},
     )
 
@@ -51,7 +54,7 @@ def run(crops):
     compiled = jax.jit(traced)
 
     def run(batch):
-        return [np.asarray(part) for part in compiled(batch)]
+        return [np.asarray(part) for part in compiled(batch) if part is not None]
 
     run.traces = 0
     return run
@@ -66,15 +69,17 @@ def levels(normalized, crops):
     return (normalized * np.array(crops.std) + np.array(crops.mean)) * 255
 
 
-def test_shapes_and_types(results):
-    for global_crops, local_crops in results:
-        assert global_crops.shape == (BATCH, 2, 48, 48, 3)
-        assert local_crops.shape == (BATCH, 3, 24, 24, 3)
-        assert global_crops.dtype == local_crops.dtype == np.float32
+def test_shapes_and_types(results, crops):
+    shapes = [(BATCH, 2, 48, 48, 3), (BATCH, 3, 24, 24, 3)]
+    if crops.gram_size is not None:
+        shapes.append((BATCH, 2, 72, 72, 3))
+    for parts in results:
+        assert [part.shape for part in parts] == shapes
+        assert {part.dtype for part in parts} == {np.dtype("float32")}
 
 
 def test_host_batches_are_normalised_only(batches, results, crops):
-    for name, got in zip(("global_crops", "local_crops"), results[0]):
+    for name, got in zip(NAMES, results[0]):
         np.testing.assert_allclose(levels(got, crops), batches[0][name], atol=1e-3)  # float32
 
 
@@ -104,7 +109,24 @@ def test_one_program_for_all_draws(batches, results, run):
 
 
 def test_no_local_crops(batches, crops):
-    none = dataclasses.replace(crops, local_count=0)
+    none = dataclasses.replace(crops, local_count=0, gram_size=None)
     batch = {name: v if name == "canvas" else v[:, :2] for name, v in batches[1].items()}
     shapes = jax.eval_shape(functools.partial(augment, crops=none), batch)
-    assert [part.shape for part in shapes] == [(BATCH, 2, 48, 48, 3), (BATCH, 0, 24, 24, 3)]
+    assert shapes.global_crops.shape == (BATCH, 2, 48, 48, 3)
+    assert shapes.local_crops.shape == (BATCH, 0, 24, 24, 3)
+    assert shapes.gram_crops is None
+
+
+def test_clean_gram_crops_leave_the_global_crops_alone(batches, results, crops):
+    if crops.gram_size is None or crops.gram_distortions:
+        pytest.skip("the global crops come from distorted Gram crops, or there are none")
+    none = dataclasses.replace(crops, gram_size=None)
+    for batch, parts in zip(batches, results):
+        got = jax.jit(functools.partial(augment, crops=none))(batch)
+        np.testing.assert_allclose(got.global_crops, parts[0], atol=1e-5)  # two programs
+
+
+def test_a_mixture_is_an_error(batches, crops):
+    mixture = dataclasses.replace(crops, mixture=((48, 24, None, 1.0),))
+    with pytest.raises(ValueError, match="crops is a mixture of sizes, wanted one; take crops_at"):
+        augment(batches[0], crops=mixture)

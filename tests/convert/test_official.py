@@ -19,6 +19,11 @@ VARIANTS = {
     },
     "rmsnorm": {"student.norm": "rmsnorm"},
     "one-layer head": {"dino.head.layers": 1},
+    "convnext": {
+        "student.arch": "convnext_tiny",
+        "student.embed_dim": None, "student.depth": None, "student.num_heads": None,
+        "student.stage_depths": (1, 1, 2, 1), "student.stage_dims": (8, 12, 16, 24),
+    },
 }  # fmt: skip
 
 
@@ -40,7 +45,8 @@ def test_there_and_back(name):
     params = parameters(**VARIANTS[name])
     state = official.to_official(params)
     jax.tree.map(np.testing.assert_array_equal, official.from_official(state, params), params)
-    assert sum(x.size for x in state.values()) == sum(x.size for x in jax.tree.leaves(params))
+    unique = [x for name, x in state.items() if "norms.3." not in name]
+    assert sum(x.size for x in unique) == sum(x.size for x in jax.tree.leaves(params))
 
 
 def test_a_backbone_alone_has_no_prefix(params):
@@ -94,6 +100,45 @@ def test_gated_names():
     assert state["blocks.0.mlp.w3.weight"].shape == (16, 64)
 
 
+def test_convnext_names_and_shapes():
+    state = official.to_official(parameters(**VARIANTS["convnext"])["backbone"])
+    norms = ("norm.weight", "norm.bias", "norms.3.weight", "norms.3.bias")
+    wanted = dict.fromkeys(norms, (24,))
+    # The stem is conv, norm; the others are norm, conv.
+    dims = (3, 8, 12, 16, 24)
+    for stage, blocks in enumerate((1, 1, 2, 1)):
+        before, dim = dims[stage : stage + 2]
+        conv, norm, side, width = (0, 1, 4, dim) if stage == 0 else (1, 0, 2, before)
+        wanted |= {
+            f"downsample_layers.{stage}.{conv}.weight": (dim, before, side, side),
+            f"downsample_layers.{stage}.{conv}.bias": (dim,),
+            f"downsample_layers.{stage}.{norm}.weight": (width,),
+            f"downsample_layers.{stage}.{norm}.bias": (width,),
+        }
+        block = {
+            "gamma": (dim,), "dwconv.weight": (dim, 1, 7, 7), "dwconv.bias": (dim,),
+            "norm.weight": (dim,), "norm.bias": (dim,),
+            "pwconv1.weight": (4 * dim, dim), "pwconv1.bias": (4 * dim,),
+            "pwconv2.weight": (dim, 4 * dim), "pwconv2.bias": (dim,),
+        }  # fmt: skip
+        wanted |= {f"stages.{stage}.{i}.{k}": v for i in range(blocks) for k, v in block.items()}
+    assert {name: value.shape for name, value in state.items()} == wanted
+
+
+@pytest.mark.parametrize("network", ["", "backbone."])
+def test_the_second_name_of_a_convnexts_norm(network):
+    params = parameters(**VARIANTS["convnext"])
+    params = params if network else params["backbone"]
+    state = official.to_official(params)
+    first, second = f"{network}norm.weight", f"{network}norms.3.weight"
+    np.testing.assert_array_equal(state[second], state[first])
+    alone = {name: value for name, value in state.items() if "norms.3." not in name}
+    jax.tree.map(np.testing.assert_array_equal, official.from_official(alone, params), params)
+    state[second] = state[second] + 1
+    with pytest.raises(ValueError, match=f"{second} differs from {first}"):
+        official.from_official(state, params)
+
+
 def test_layouts(params):
     state, backbone = official.to_official(params), params["backbone"]
     qkv = backbone["blocks"]["attn"]["qkv"]["kernel"][1]
@@ -103,6 +148,15 @@ def test_layouts(params):
     )
     kernel = backbone["patch_embed"]["kernel"]
     assert state["backbone.patch_embed.proj.weight"][5, 2, 1, 3] == kernel[1, 3, 2, 5]
+
+
+def test_layouts_of_a_convnext():
+    backbone = parameters(**VARIANTS["convnext"])["backbone"]
+    state, stage = official.to_official(backbone), backbone["stage2"]
+    depthwise = stage["blocks"]["depthwise"]["kernel"]
+    assert state["stages.2.1.dwconv.weight"][5, 0, 6, 2] == depthwise[1, 6, 2, 0, 5]
+    kernel = stage["downsample"]["conv"]["kernel"]
+    assert state["downsample_layers.2.1.weight"][5, 2, 1, 0] == kernel[1, 0, 2, 5]
 
 
 def test_buffers_are_ignored(params):
@@ -119,6 +173,13 @@ def test_every_misfit_is_named(params):
     del state["norm.bias"]
     state["norm.variance"] = np.ones(16)
     with pytest.raises(ValueError, match=r"norm\.bias is missing.*norm\.variance is left over"):
+        official.from_official(state, params["backbone"])
+
+
+def test_second_names_are_of_a_convnext_only(params):
+    state = official.to_official(params["backbone"])
+    state["norms.3.weight"] = state["norm.weight"]
+    with pytest.raises(ValueError, match=r"norms\.3\.weight is left over"):
         official.from_official(state, params["backbone"])
 
 

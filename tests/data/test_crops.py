@@ -146,7 +146,7 @@ def plain(count, box):
 def test_cut_is_the_box(config, photo):
     draws = plain(8, [30, 40, 16, 16])
     draws["flip"][1] = True
-    global_crops, local_crops = crops.cut(photo, draws, crops=config)
+    global_crops, local_crops = crops.cut(photo, draws, crops=config).values()
     assert global_crops.shape == (2, 16, 16, 3)
     assert local_crops.shape == (6, 8, 8, 3)
     assert np.array_equal(global_crops[0], photo[30:46, 40:56])
@@ -157,11 +157,12 @@ def test_cut_is_the_box(config, photo):
 
 def test_each_switch_acts_on_its_crop(config, photo):
     box = [150, 280, 32, 32]  # has levels on both sides of 128
-    base = crops.cut(photo, plain(8, box), crops=config)[1]
+    base = crops.cut(photo, plain(8, box), crops=config)["local_crops"]
     for name, value in [("flip", True), ("gray", True), ("blur", 1.5), ("solarize", True)]:
         draws = plain(8, box)
         draws[name][4] = value
-        changed = (crops.cut(photo, draws, crops=config)[1] != base).any(axis=(1, 2, 3))
+        got = crops.cut(photo, draws, crops=config)["local_crops"]
+        changed = (got != base).any(axis=(1, 2, 3))
         assert changed.tolist() == [False, False, True, False, False, False], name
 
 
@@ -179,16 +180,65 @@ def test_small_images_are_enlarged(config):
     image = np.full((3, 2, 3), 77, np.uint8)
     draws = crops.draw(order.rng(0, "augment", 0), height=3, width=2, crops=config)
     draws.update({k: plain(8, [0] * 4)[k] for k in ("jitter", "gray", "blur", "solarize")})
-    global_crops, local_crops = crops.cut(image, draws, crops=config)
-    assert (global_crops == 77).all()
-    assert (local_crops == 77).all()
+    for part in crops.cut(image, draws, crops=config).values():
+        assert (part == 77).all()
 
 
 def test_no_local_crops(config, photo):
     none = dataclasses.replace(config, local_count=0)
     draws = crops.draw(order.rng(0, "augment", 0), height=427, width=640, crops=none)
     assert draws["box"].shape == (2, 4)
-    assert crops.cut(photo, draws, crops=none)[1].shape == (0, 8, 8, 3)
+    assert crops.cut(photo, draws, crops=none)["local_crops"].shape == (0, 8, 8, 3)
+
+
+@pytest.mark.parametrize("distortions", [False, True])
+def test_gram_crops_have_the_boxes_of_the_global_crops(config, distortions):
+    """On ramps of red downwards and green to the right every shift or flip shows."""
+    image = np.zeros((200, 240, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(200)[:, None], np.arange(240)
+    gram = dataclasses.replace(config, gram_size=32, gram_distortions=distortions)
+    for i in range(20):
+        draws = crops.draw(order.rng(0, "augment", i), height=200, width=240, crops=gram)
+        draws.update({k: plain(8, [0] * 4)[k] for k in ("jitter", "gray", "blur", "solarize")})
+        got = crops.cut(image, draws, crops=gram)
+        mean = got["gram_crops"].reshape(2, 16, 2, 16, 2, 3).mean(axis=(2, 4))
+        # Means of a ramp are exact; both crops are rounded to whole levels, and one pixel of the
+        # smaller crop is at least 5 levels of a ramp.
+        assert np.abs(got["global_crops"] - mean).max() <= 1.5
+
+
+DISTORTED = {"jitter_probability": 1.0, "blur_probability": (1.0, 1.0, 1.0)}
+CLEAN = {
+    "jitter_probability": 0.0,
+    "gray_probability": 0.0,
+    "blur_probability": (0.0, 0.0, 0.0),
+    "solarize_probability": 0.0,
+}
+
+
+def cut_photo(config, photo, **changes):
+    config = dataclasses.replace(config, **changes)
+    draws = crops.draw(order.rng(0, "augment", 0), height=427, width=640, crops=config)
+    return crops.cut(photo, draws, crops=config)
+
+
+def test_clean_gram_crops_leave_the_global_crops_alone(config, photo):
+    without = cut_photo(config, photo, **DISTORTED)
+    assert without.keys() == {"global_crops", "local_crops"}
+    got = cut_photo(config, photo, gram_size=24, gram_distortions=False, **DISTORTED)
+    for name in without:
+        assert np.array_equal(got[name], without[name])
+    clean = cut_photo(config, photo, global_size=24, **CLEAN)
+    assert np.array_equal(got["gram_crops"], clean["global_crops"])
+
+
+def test_distorted_gram_crops_are_the_global_crops_before_their_resize(config, photo):
+    got = cut_photo(config, photo, gram_size=24, gram_distortions=True, **DISTORTED)
+    large = cut_photo(config, photo, global_size=24, **DISTORTED)
+    assert np.array_equal(got["gram_crops"], large["global_crops"])
+    assert np.array_equal(got["local_crops"], large["local_crops"])
+    for gram, crop in zip(got["gram_crops"], got["global_crops"]):
+        assert np.array_equal(crop, crops.resize(gram, 16, 16))
 
 
 def test_an_empty_image_is_an_error(config):

@@ -1,50 +1,16 @@
-import io
 import logging
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_sample_image
 
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data import crops, masking, order
 from dinov3_jax.data.folder import open_folders
 from dinov3_jax.data.pipeline import eval_images, train_batches
 from dinov3_jax.data.record import Record, SourceError
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """11 small JPEGs of several sizes, of which number 4 is cut short."""
-    root = tmp_path_factory.mktemp("images")
-    photo = load_sample_image("flower.jpg")
-    for i in range(11):
-        height, width = 18 + 2 * i, 40 - 2 * i  # both sides of the canvas of 24
-        part = Image.fromarray(photo[20 * i : 20 * i + height, 200 : 200 + width])
-        buffer = io.BytesIO()
-        part.save(buffer, "JPEG")
-        data = buffer.getvalue()
-        (root / f"{i:02d}.jpg").write_bytes(data[:300] if i == 4 else data)
-    return str(root)
-
-
-@pytest.fixture(scope="module")
-def source(folder):
-    return open_folders(folder, labelled=False)
-
-
-def read(source, config, start=0, stop=5, **process):
-    return list(train_batches(source, config, start_step=start, stop_step=stop, **process))
-
-
-def assert_equal(got, want):
-    assert len(got) == len(want)
-    for a, b in zip(got, want):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert a[name].dtype == b[name].dtype, name
-            assert np.array_equal(a[name], b[name]), name
+from tests.data.batches import assert_equal, read
 
 
 @pytest.mark.parametrize("augment", ["host", "device"])

@@ -11,7 +11,6 @@ from dinov3_jax.config import MeshConfig
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.models import build, presets
-from dinov3_jax.models.vit import VisionTransformer
 from tests import regenerate
 from tests.tiny import tiny_config
 
@@ -20,18 +19,32 @@ FSDP = MeshConfig(1, 8, 1)
 
 @pytest.mark.parametrize("arch", presets.PRESETS)
 @pytest.mark.parametrize("untied", [False, True])
-def test_every_parameter_of_every_preset_has_a_rule(arch, untied):
+def test_every_parameter_of_every_vit_has_a_rule(arch, untied):
     config = dataclasses.replace(
         tiny_config().student, arch=arch, embed_dim=None, depth=None, num_heads=None,
         untie_cls_and_patch_norms=untied, untie_global_and_local_cls_norm=untied,
     )  # fmt: skip
-    model = nnx.eval_shape(lambda: VisionTransformer(presets.complete(config), rngs=nnx.Rngs(0)))
+    check_rules(config)
+
+
+@pytest.mark.parametrize("arch", presets.CONVNEXT_PRESETS)
+def test_every_parameter_of_every_convnext_has_a_rule(arch):
+    sizes = dict(embed_dim=None, depth=None, num_heads=None)
+    check_rules(dataclasses.replace(tiny_config().student, arch=arch, **sizes))
+
+
+def check_rules(config):
+    complete = presets.complete(config)
+    model = nnx.eval_shape(lambda: build.backbone(complete, nnx.Rngs(0)))
     params = {"backbone": nnx.to_pure_dict(nnx.state(model))}
     specs = sharding.param_specs(params, make_mesh(FSDP))
-    for spec, leaf in zip(_leaves(specs), jax.tree.leaves(params), strict=True):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for spec, (path, leaf) in zip(_leaves(specs), leaves, strict=True):
         assert len(spec) <= leaf.ndim
-        if leaf.size // leaf.shape[0] >= 2**14:  # a matrix: each device keeps an eighth
-            assert spec.count("fsdp") == 1, leaf.shape
+        name = sharding.path_name(path)
+        # A matrix: each device keeps an eighth.
+        if leaf.size // leaf.shape[0] >= 2**14 and "depthwise" not in name:
+            assert spec.count("fsdp") == 1, name
 
 
 def _leaves(specs):

@@ -14,6 +14,7 @@ from dinov3_jax.config import from_config_dict
 from dinov3_jax.evals.gallery import SHOWN
 from dinov3_jax.evals.health import diagnose
 from dinov3_jax.evals.report import Pictures, write_report
+from dinov3_jax.evals.similarity import strip
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(10) % 3
@@ -57,6 +58,7 @@ def write(tmp_path, **changes):
         "metrics": rows(),
         "config": dataclasses.asdict(from_config_dict(get_config())),
         "pictures": pictures(),
+        "strips": {},
         "floors": {"random backbone": 31.0, "raw pixels": 48.5},
         "findings": [],
     }
@@ -178,6 +180,24 @@ def test_a_query_is_not_its_own_neighbour(tmp_path):
     captions = re.findall(r"</span> (-?\d\.\d\d)</figcaption>", write(tmp_path, pictures=own))
     assert len(captions) == 12
     assert "1.00" not in captions
+
+
+def test_strips_are_a_section_and_none_is_no_section(tmp_path):
+    shown = pictures(n=2)
+    kept = {100: strip(shown.images, shown.patch_tokens.reshape(2, 16, 8))}
+    text = write(tmp_path, strips=kept)
+    assert Audit(text).open == []
+    assert "Dense features over time" in text
+    assert "step 100</b><br>k-NN 20.0 %" in text
+    assert "over time" not in write(tmp_path)
+
+
+def test_gram_anchoring_has_its_charts(tmp_path):
+    metrics = [*rows(), {"step": 10, "loss/gram": 0.02, "gram_weight": 2.0}]
+    text = write(tmp_path, metrics=metrics)
+    assert "<h3>Gram</h3>" in text
+    assert "<h3>Gram weight</h3>" in text
+    assert "Gram</h3>" not in write(tmp_path)
 
 
 def test_an_empty_bank_and_large_pictures(tmp_path):

@@ -1,13 +1,23 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from dinov3_jax.models import build
+from dinov3_jax.config import ConfigError, DistillConfig, HeadConfig
+from dinov3_jax.models import build, presets
+from dinov3_jax.models.convnext import ConvNext
+from dinov3_jax.models.vit import VisionTransformer
 from tests.tiny import tiny_config
 
 CONFIG = tiny_config(**{"student.untie_global_and_local_cls_norm": True})
+CONVNEXT = tiny_config(**{
+    "student.arch": "convnext_tiny",
+    "student.embed_dim": None, "student.depth": None, "student.num_heads": None,
+    "student.stage_depths": (1, 1, 2, 1), "student.stage_dims": (8, 8, 16, 24),
+})  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +80,50 @@ def test_same_key_same_parameters(params):
     jax.tree.map(np.testing.assert_array_equal, again(jax.random.key(0)), params)
     other = again(jax.random.key(1))
     assert (other["backbone"]["cls_token"] != params["backbone"]["cls_token"]).all()
+
+
+@pytest.mark.parametrize(("config", "kind"), [(CONFIG, VisionTransformer), (CONVNEXT, ConvNext)])
+def test_the_configuration_picks_the_backbone(config, kind):
+    complete = presets.complete(config.student)
+    module = nnx.eval_shape(lambda: build.backbone(complete, nnx.Rngs(0)))
+    assert type(module) is kind
+    assert module.config == complete
+
+
+def test_heads_are_as_wide_as_the_last_stage():
+    networks = build.networks(CONVNEXT)
+    shapes = jax.eval_shape(lambda: build.init_params(CONVNEXT, jax.random.key(0)))
+
+    def logits(params, images):
+        cls = nnx.merge(networks.backbone, params["backbone"])(images).cls
+        return nnx.merge(networks.dino_head, params["dino_head"])(cls)
+
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    assert jax.eval_shape(logits, shapes, images).shape == (2, 32)
+    assert shapes["ibot_head"]["fc1"]["kernel"].shape == (24, 16)
+
+
+def test_the_frozen_teacher_has_its_own_sizes():
+    """A ViT of 16 channels teaches a ConvNeXt of 24; the prototypes must agree, nothing else."""
+    distill = DistillConfig(
+        source="",
+        step=None,
+        backbone=CONFIG.student,
+        dino_head=HeadConfig(32, 40, 8, 2),
+        ibot_head=HeadConfig(24, 48, 8, 3),
+        resolution_scale=1.0,
+    )
+    config = dataclasses.replace(CONVNEXT, distill=distill)
+    teacher = jax.eval_shape(lambda: build.init_distill_params(config, jax.random.key(0)))
+    assert teacher["dino_head"]["fc1"]["kernel"].shape == (16, 40)
+    assert teacher["ibot_head"]["fc2"]["kernel"].shape == (48, 48)
+    networks = build.distill_networks(config)
+    assert networks.backbone == build.networks(CONFIG).backbone
+    for graph, tree in zip(networks, teacher.values()):
+        module = nnx.merge(graph, tree)
+        assert jax.tree.structure(nnx.to_pure_dict(nnx.state(module))) == jax.tree.structure(tree)
+
+
+def test_without_distillation_there_is_no_frozen_teacher():
+    with pytest.raises(ConfigError, match=r"config\.distill is None"):
+        build.distill_networks(CONFIG)

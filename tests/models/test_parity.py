@@ -1,5 +1,6 @@
 """Against an implementation by others: ``transformers``, random weights, float32 on the CPU."""
 
+import dataclasses
 import re
 
 import jax
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dinov3_jax.config import ConvNextConfig
 from dinov3_jax.convert.official import from_official
+from dinov3_jax.models.convnext import ConvNext
 from dinov3_jax.models.vit import VisionTransformer
-from tests.models.modules import student
+from tests.models.modules import build, student
 from tests.reference import det
 
 pytestmark = pytest.mark.parity
@@ -58,6 +61,25 @@ def official_names(state: dict, *, gated: bool) -> dict:
     return out
 
 
+def draw(theirs) -> dict:
+    """Random numbers in every parameter; returns them by name."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            value = 0.3 * rng.standard_normal(tuple(parameter.shape))
+            parameter.copy_(torch.tensor(value, dtype=torch.float32))
+    return {name: value.numpy() for name, value in theirs.state_dict().items()}
+
+
+def filled(make, state: dict):
+    """Our module with the parameters of ``state`` (official names)."""
+    graph, shapes = nnx.split(nnx.eval_shape(make))
+    params = from_official(state, nnx.to_pure_dict(shapes))
+    return nnx.merge(graph, jax.tree.map(jnp.asarray, params))
+
+
 @pytest.mark.parametrize("qkv_bias", [True, False])
 @pytest.mark.parametrize("ffn", ["mlp", "swiglu"])
 def test_outputs_equal_transformers(ffn, qkv_bias):
@@ -79,21 +101,14 @@ def test_outputs_equal_transformers(ffn, qkv_bias):
             value_bias=qkv_bias,
         )
     ).eval()
-    rng = np.random.default_rng(0)
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            draw = 0.3 * rng.standard_normal(tuple(parameter.shape))
-            parameter.copy_(torch.tensor(draw, dtype=torch.float32))
-    state = {name: value.numpy() for name, value in theirs.state_dict().items()}
-
+    state = draw(theirs)
     config = student(ffn=ffn, ffn_ratio=6.0 if gated else 4.0, qkv_bias=qkv_bias)
-    model = nnx.eval_shape(lambda: VisionTransformer(config, rngs=nnx.Rngs(0)))
-    graph, shapes = nnx.split(model)
-    params = from_official(official_names(state, gated=gated), nnx.to_pure_dict(shapes))
-    ours = nnx.merge(graph, jax.tree.map(jnp.asarray, params))
+    ours = filled(
+        lambda: VisionTransformer(config, rngs=nnx.Rngs(0)), official_names(state, gated=gated)
+    )
 
     images = det(2, 16, 24, 3)
-    masks = rng.random((2, 24)) < 0.4
+    masks = np.random.default_rng(0).random((2, 24)) < 0.4
     for mask in (None, masks):
         with torch.no_grad():
             wanted = theirs(
@@ -105,3 +120,66 @@ def test_outputs_equal_transformers(ffn, qkv_bias):
         # atol: float32 through two blocks, values of order 1.
         np.testing.assert_allclose(tokens, wanted.last_hidden_state.numpy(), atol=2e-5)
         np.testing.assert_allclose(got.cls, wanted.pooler_output.numpy(), atol=2e-5)
+
+
+# Their name of a stage's part -> the official one.
+CONVNEXT = {
+    r"(?:model\.)?stages\.(\d)\.downsample_layers\.": r"downsample_layers.\1.",
+    r"(?:model\.)?stages\.(\d)\.layers\.(\d+)\.": r"stages.\1.\2.",
+    r"depthwise_conv\.": "dwconv.",
+    r"pointwise_conv(\d)\.": r"pwconv\1.",
+    r"layer_norm\.": "norm.",
+}
+
+
+def convnext_names(state: dict) -> dict:
+    out = {}
+    for name, value in state.items():
+        for theirs, ours in CONVNEXT.items():
+            name = re.sub(theirs, ours, name)
+        out[name] = value
+    return out
+
+
+def test_convnext_equals_transformers():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    depths, dims = (1, 2, 3, 1), (8, 12, 16, 24)
+    theirs = transformers.DINOv3ConvNextModel(
+        transformers.DINOv3ConvNextConfig(depths=list(depths), hidden_sizes=list(dims))
+    ).eval()
+    config = ConvNextConfig("convnext_tiny", None, 3, depths, dims, "float32", "none")
+    state = convnext_names(draw(theirs))
+    ours = filled(lambda: ConvNext(config, rngs=nnx.Rngs(0)), state)
+    images = det(2, 64, 96, 3)
+    with torch.no_grad():
+        wanted = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    got = ours(jnp.asarray(images))
+    tokens = np.concatenate([got.cls[:, None], got.patch_tokens], axis=1)
+    # atol: float32 through seven blocks, values of order 1.
+    np.testing.assert_allclose(tokens, wanted.last_hidden_state.numpy(), atol=2e-5)
+    np.testing.assert_allclose(got.cls, wanted.pooler_output.numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize("patch_size", [16, 14])
+def test_maps_on_the_patch_grid_equal_torch(patch_size):
+    """Stage by stage: shrunk by 4 and 2 (antialiased), kept, doubled; and odd ratios."""
+    torch = pytest.importorskip("torch")
+    config = ConvNextConfig("convnext_tiny", None, 3, (1, 1, 1, 1), (8, 8, 8, 8), "float32", "none")
+    images = jnp.asarray(det(2, 64, 96, 3))
+
+    def maps(patch_size):
+        changed = dataclasses.replace(config, patch_size=patch_size)
+        model = build(lambda rngs: ConvNext(changed, rngs=rngs))
+        return model.intermediate_layers(images, 4, norm=False)
+
+    size = (64 // patch_size, 96 // patch_size)
+    for stage, (before, after) in enumerate(zip(maps(None), maps(patch_size))):
+        side = (16 >> stage, 24 >> stage)
+        native = np.array(before.patch_tokens).reshape(2, *side, 8).transpose(0, 3, 1, 2)
+        wanted = torch.nn.functional.interpolate(
+            torch.from_numpy(native.copy()), size, mode="bilinear", antialias=True
+        ).numpy()
+        got = np.asarray(after.patch_tokens).reshape(2, *size, 8).transpose(0, 3, 1, 2)
+        # Of the largest value: float32 sums of up to 100 products.
+        np.testing.assert_allclose(got, wanted, atol=2e-6 * np.abs(wanted).max())

@@ -6,10 +6,9 @@ import pytest
 from flax import nnx
 
 from configs import base
-from dinov3_jax.config import ConfigError, from_config_dict
+from dinov3_jax.config import ConfigError, ConvNextConfig, from_config_dict
 from dinov3_jax.convert.official import to_official
-from dinov3_jax.models import presets
-from dinov3_jax.models.vit import VisionTransformer
+from dinov3_jax.models import build, presets
 
 
 def student(arch, **changes):
@@ -19,7 +18,7 @@ def student(arch, **changes):
 
 def shapes(config):
     """The parameter tree of a completed student, without memory."""
-    model = nnx.eval_shape(lambda: VisionTransformer(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: build.backbone(config, nnx.Rngs(0)))
     return nnx.to_pure_dict(nnx.state(model))
 
 
@@ -35,6 +34,10 @@ SIZES = {
     "vit_huge_plus": (840_633_600, 552),
     "vit_giant2": (1_134_577_152, None),
     "vit_7b": (6_716_043_264, 610),
+    "convnext_tiny": (27_820_128, 182),
+    "convnext_small": (49_454_688, 344),
+    "convnext_base": (87_566_464, 344),
+    "convnext_large": (196_230_336, 344),
 }
 
 
@@ -48,12 +51,15 @@ def test_published_sizes(arch):
     if tensors is not None:
         # Broadcast zeros: the names of 7 billion parameters without their memory.
         names = to_official(jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), tree))
-        buffers = 1 + (config.depth if config.qkv_bias else 0)  # RoPE periods, k bias masks
+        buffers = 0
+        if not isinstance(config, ConvNextConfig):  # RoPE periods, k bias masks
+            buffers = 1 + (config.depth if config.qkv_bias else 0)
         assert len(names) + buffers == tensors
 
 
 def test_every_preset_is_tested_or_our_own():
-    assert presets.PRESETS.keys() - SIZES.keys() == {"vit_tiny"}
+    names = presets.PRESETS.keys() | presets.CONVNEXT_PRESETS.keys()
+    assert names - SIZES.keys() == {"vit_tiny"}
 
 
 def test_satellite_vit_large_has_one_more_norm():
@@ -108,6 +114,8 @@ def test_explicit_sizes_win_over_the_preset():
         (dict(rope_min_period=1.0, rope_max_period=9.0), "either student.rope_base or both"),
         (dict(rope_max_period=9.0), "either student.rope_base or both"),
         (dict(drop_path=1.0), r"student.drop_path is 1.0, wanted \[0, 1\)"),
+        (dict(stage_depths=(1, 1, 1, 1)), r"stage_depths is \(1, 1, 1, 1\); vit_small has no such"),
+        (dict(stage_dims=(8, 8, 8, 8)), r"stage_dims is \(8, 8, 8, 8\); vit_small has no such"),
     ],
 )
 def test_misfits(changes, message):
@@ -118,3 +126,39 @@ def test_misfits(changes, message):
 def test_periods_instead_of_a_base():
     config = student("vit_small", rope_base=None, rope_min_period=1.0, rope_max_period=9.0)
     assert presets.complete(config).rope_base is None
+
+
+def test_convnext_is_complete_with_its_own_keys():
+    config = presets.complete(student("convnext_tiny", remat="full"))
+    assert config == ConvNextConfig(
+        "convnext_tiny", 16, 3, (3, 3, 9, 3), (96, 192, 384, 768), "bfloat16", "full"
+    )
+    assert config.embed_dim == 768
+
+
+def test_explicit_stages_win_over_the_preset():
+    config = presets.complete(student("convnext_base", stage_dims=(8, 16, 16, 24)))
+    assert (config.stage_depths, config.stage_dims) == ((3, 3, 27, 3), (8, 16, 16, 24))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(arch="convnext_huge"), "'convnext_huge', wanted one of .*, convnext_tiny,"),
+        (dict(drop_path=0.1), "student.drop_path is 0.1; convnext_tiny .* set it to 0"),
+        (dict(embed_dim=768), "embed_dim is 768; convnext_tiny has no such size, set it to None"),
+        (dict(qkv_bias=False), "student.qkv_bias is False"),
+        (dict(stage_depths=(3, 3, 0, 3)), r"stage_depths is \(3, 3, 0, 3\), wanted at least 1"),
+        (dict(stage_dims=(8, 8, 8, 0)), r"stage_dims is \(8, 8, 8, 0\), wanted at least 1 each"),
+        (dict(remat="some"), "student.remat is 'some'"),
+        (dict(dtype="float16"), "student.dtype is 'float16'"),
+    ],
+)
+def test_convnext_misfits(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        presets.complete(dataclasses.replace(student("convnext_tiny"), **changes))
+
+
+def test_errors_name_the_section():
+    with pytest.raises(ConfigError, match=r"^distill\.backbone\.drop_path is 1\.0"):
+        presets.complete(student("vit_small", drop_path=1.0), section="distill.backbone")

@@ -63,7 +63,7 @@ def wait_for(condition, run, seconds=240):
 def final_state(workdir, config):
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
-    abstract = checkpoint.abstract_state(shapes, state_shardings(config, mesh))
+    abstract = checkpoint.abstract(shapes, state_shardings(config, mesh))
     with checkpoint.open_checkpoints(workdir, config.checkpoint) as manager:
         return checkpoint.restore(manager, abstract)
 
@@ -129,7 +129,7 @@ def test_a_torn_newest_checkpoint_falls_back_loudly(images, finished, tmp_path, 
     config = tiny_config(images)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
-    abstract = checkpoint.abstract_state(shapes, state_shardings(config, mesh))
+    abstract = checkpoint.abstract(shapes, state_shardings(config, mesh))
     copy = tmp_path / "run"
     subprocess.run(["cp", "-r", str(finished), str(copy)], check=True)
     for path in (copy / "checkpoints" / "12" / "student").rglob("*"):

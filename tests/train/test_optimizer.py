@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from dinov3_jax.config import OptimConfig
+from dinov3_jax.distributed.sharding import path_name
 from dinov3_jax.models import build
 from dinov3_jax.train import optimizer
 from tests.tiny import tiny_config, tiny_state
@@ -82,12 +83,6 @@ def test_what_decays():
     }
 
 
-def test_prototypes_are_the_last_layer():
-    last = optimizer.factors(tree(2), config()).last_layer
-    assert last["dino_head"]["prototypes"]["kernel"] is True
-    assert sum(jax.tree.leaves(last)) == 2
-
-
 def test_factors_fit_a_real_model():
     shapes = jax.eval_shape(lambda: build.init_params(tiny_config(), jax.random.key(0)))
     table = optimizer.factors(shapes, config())
@@ -108,7 +103,7 @@ def test_equals_adamw_of_optax_where_factors_are_1():
     ours, ours_state = PARAMS, optimizer.init(PARAMS, ours_config)
     theirs = pick(PARAMS)
     theirs_state = oracle.init(theirs)
-    scalars = dict(lr=1e-2, last_layer_lr=1e-2, weight_decay=0.3)
+    scalars = dict(lr=1e-2, backbone_lr=1e-2, last_layer_lr=1e-2, weight_decay=0.3)
     for scale in (1.0, -0.5, 2.0):
         grads = jax.tree.map(lambda g: g * scale, GRADS)  # noqa: B023
         ours, ours_state = _update(grads, ours_state, ours, config=ours_config, **scalars)
@@ -122,12 +117,13 @@ def test_equals_adamw_of_optax_where_factors_are_1():
 _update = jax.jit(optimizer.update, static_argnames="config")
 
 
-def one_step(params=PARAMS, grads=GRADS, *, optim=None, lr=1e-2, last=1e-2, decay=0.0):
+def one_step(
+    params=PARAMS, grads=GRADS, *, optim=None, lr=1e-2, backbone=None, last=1e-2, decay=0.0
+):
     optim = optim or config()
     start = optimizer.init(params, optim)
-    return _update(
-        grads, start, params, config=optim, lr=lr, last_layer_lr=last, weight_decay=decay
-    )
+    rates = dict(lr=lr, backbone_lr=lr if backbone is None else backbone, last_layer_lr=last)
+    return _update(grads, start, params, config=optim, weight_decay=decay, **rates)
 
 
 def test_first_step_is_the_sign_times_rate_and_factor():
@@ -151,12 +147,12 @@ def test_weight_decay_is_decoupled_and_times_the_rate():
     new, _ = one_step(grads=zeros, lr=0.1, last=0.05, decay=0.5)
     table = optimizer.factors(PARAMS, config())
 
-    def check(*leaves):
-        old, new, factor, decay, last = map(np.asarray, leaves)
-        rate = (0.05 if last else 0.1) * factor * 0.5 * decay
+    def check(path, *leaves):
+        old, new, factor, decay = map(np.asarray, leaves)
+        rate = (0.05 if "prototypes" in path_name(path) else 0.1) * factor * 0.5 * decay
         np.testing.assert_allclose(new, old * (1 - rate), atol=1e-6)  # float32
 
-    jax.tree.map(check, PARAMS, new, *table)
+    jax.tree_util.tree_map_with_path(check, PARAMS, new, *table)
 
 
 def test_rate_0_on_the_last_layer_freezes_it_but_not_its_moments():
@@ -166,6 +162,34 @@ def test_rate_0_on_the_last_layer_freezes_it_but_not_its_moments():
         np.testing.assert_array_equal(kernel, PARAMS[head]["prototypes"]["kernel"])
         assert (state.mu[head]["prototypes"]["kernel"] != 0).all()
         assert (new[head]["fc1"]["kernel"] != PARAMS[head]["fc1"]["kernel"]).all()
+
+
+def test_rate_0_on_the_backbone_freezes_it_alone():
+    """Fresh heads on a trained backbone: its moments advance, its parameters do not."""
+    new, state = one_step(backbone=0.0, decay=0.3)
+    np.testing.assert_array_equal(new["backbone"]["cls_token"], PARAMS["backbone"]["cls_token"])
+    jax.tree.map(np.testing.assert_array_equal, new["backbone"], PARAMS["backbone"])
+    for head in ("dino_head", "ibot_head"):
+        for name in ("fc1", "prototypes"):
+            assert (new[head][name]["kernel"] != PARAMS[head][name]["kernel"]).any()
+    assert jax.tree.leaves(state.mu["backbone"])[0].any()
+
+
+def test_a_convnext_has_no_layer_decay_and_its_downsampling_norms_decay():
+    stage = {"downsample": {"norm": {"scale": 1.0, "bias": 1.0}, "conv": {"kernel": 1.0}},
+             "blocks": {"norm": {"scale": 1.0}, "fc1": {"kernel": 1.0, "bias": 1.0}}}  # fmt: skip
+    params = {"backbone": {"stage1": stage, "norm": {"scale": 1.0}}}
+    table = optimizer.factors(params, config(layer_decay=0.5))
+    assert all(factor == 1.0 for factor in jax.tree.leaves(table.lr))
+    assert table.weight_decay == {
+        "backbone": {
+            "stage1": {
+                "downsample": {"norm": {"scale": 1.0, "bias": 0.0}, "conv": {"kernel": 1.0}},
+                "blocks": {"norm": {"scale": 0.0}, "fc1": {"kernel": 1.0, "bias": 0.0}},
+            },
+            "norm": {"scale": 0.0},
+        }
+    }
 
 
 @pytest.mark.parametrize("limit", [0.1, 3.0, 1e6])

@@ -1,0 +1,31 @@
+"""One profiler window of a run."""
+
+import contextlib
+
+import jax
+
+
+@contextlib.contextmanager
+def profiler(config, workdir):
+    """One profiler window, written to ``workdir/profile``; ended early if the run ends in it."""
+    first, last = config.log.profile_start, None
+    if first is not None:
+        last = first + config.log.profile_steps
+
+    class Window:
+        running = False
+
+        @classmethod
+        def before(cls, step):
+            if step == first:
+                jax.profiler.start_trace(str(workdir / "profile"))
+                cls.running = True
+            elif step == last and cls.running:
+                jax.profiler.stop_trace()
+                cls.running = False
+
+    try:
+        yield Window
+    finally:
+        if Window.running:
+            jax.profiler.stop_trace()

@@ -1,0 +1,161 @@
+"""The students of a run: one, or several that share a frozen teacher and the batches.
+
+Each has the workdir of an ordinary run. Time in it is that of the whole run (checkpoint numbers,
+rows of metrics); its own schedules count from the step at which it joined.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+from typing import Any, NamedTuple
+
+from etils import epath
+from jax.sharding import Mesh
+
+from dinov3_jax import checkpoint
+from dinov3_jax.config import TrainConfig
+from dinov3_jax.data.sources import Source
+from dinov3_jax.evals.similarity import write_similarity
+from dinov3_jax.models import build
+from dinov3_jax.train import evaluate, guard, metrics, workdir as workdirs
+from dinov3_jax.train.start import Sources, find_sources, start
+from dinov3_jax.train.state import TrainState
+from dinov3_jax.train.step import hyperparameters
+
+_log = logging.getLogger(__name__)
+
+
+class Plan(NamedTuple):
+    config: TrainConfig
+    workdir: epath.Path
+    sources: Sources
+
+
+@dataclasses.dataclass
+class Student:
+    """What the loop moves forward: a state, and where its numbers go."""
+
+    name: str
+    config: TrainConfig
+    workdir: epath.Path
+    state: TrainState
+    begin: int  # step of the run at which it joined
+    manager: Any
+    writer: metrics.MetricsWriter
+    forward: evaluate.Forward
+    eval_data: evaluate.EvalData
+    watch: guard.Guard
+    window: metrics.Window
+    last_loss: float = float("nan")
+
+    @property
+    def end(self) -> int:
+        """Step of the run after which it is done."""
+        return self.begin + self.config.steps
+
+    def note(self, step: int, raw: dict, records: dict, rates: dict | None) -> None:
+        """Takes in the metrics of ``step``; writes a row if there are ``rates`` to go with it."""
+        scalars = {name: float(value) for name, value in raw.items()}
+        self.watch.look(step, scalars, records)
+        self.window.add(scalars)
+        if rates is not None:
+            row = self.window.means() | rates
+            self.last_loss = row["loss/total"]
+            self.writer.write(step + 1, row)
+
+    def assess(self, done: int) -> None:
+        """Writes the evaluation row and the similarity picture of the teacher after ``done``."""
+        temperature = hyperparameters(self.state.step, self.config)["teacher_temperature"]
+        teacher, images = self.state.teacher, self.eval_data.health
+        seen = self.forward.dense(teacher, images)
+        row = evaluate.evaluate_teacher(
+            self.forward, teacher, self.eval_data, self.config, float(temperature), seen=seen
+        )
+        self.writer.write(done, row)
+        write_similarity(self.workdir, done, images, seen.patch_tokens)
+
+
+def prepare(
+    configs: dict[str, TrainConfig], workdir: epath.Path, source: Source
+) -> tuple[dict[str, Plan], dict[str, evaluate.EvalData]]:
+    """Looks at everything the students need and claims their workdirs; compiles nothing."""
+    plans, loaded = {}, {}
+    for name, config in configs.items():
+        own = workdir / name if name else workdir
+        resuming = bool(checkpoint.complete_steps(own))
+        plans[name] = Plan(config, own, find_sources(config, resuming=resuming))
+    for config in configs.values():
+        if config.eval not in loaded:
+            loaded[config.eval] = evaluate.load_eval_data(config, source)
+    for plan in plans.values():
+        workdirs.claim(plan.workdir, plan.config, source)
+    return plans, {name: loaded[config.eval] for name, config in configs.items()}
+
+
+@contextlib.contextmanager
+def open_students(
+    plans: dict[str, Plan],
+    eval_data: dict[str, evaluate.EvalData],
+    workdir: epath.Path,
+    mesh: Mesh,
+    source: Source,
+):
+    """Context of (students, step of the run they all stand at)."""
+    with contextlib.ExitStack() as stack:
+        managers = {
+            name: stack.enter_context(
+                checkpoint.open_checkpoints(plan.workdir, plan.config.checkpoint)
+            )
+            for name, plan in plans.items()
+        }
+        states, begins, now = _restore(plans, managers, workdir, mesh)
+        students = []
+        for name, plan in plans.items():
+            writer = stack.enter_context(contextlib.closing(metrics.MetricsWriter(plan.workdir)))
+            writer.rewind(now)
+            students.append(
+                Student(
+                    name=name,
+                    config=plan.config,
+                    workdir=plan.workdir,
+                    state=states[name],
+                    begin=begins[name],
+                    manager=managers[name],
+                    writer=writer,
+                    forward=evaluate.make_forward(plan.config, build.networks(plan.config), mesh),
+                    eval_data=eval_data[name],
+                    watch=guard.Guard(plan.config, plan.workdir, source),
+                    window=metrics.Window(),
+                )
+            )
+        yield students, now
+
+
+def _restore(plans, managers, workdir, mesh):
+    """(states, step of the run at which each joined, step of the run they all stand at).
+
+    A kill may have come between the saves of two students: then those ahead go back to the newest
+    step that all have.
+    """
+    path = workdir / "students.json"
+    begins = json.loads(path.read_text()) if path.exists() else {}
+    limit = None
+    while True:
+        states, reached = {}, {}
+        for name, (config, _, sources) in plans.items():
+            states[name] = start(config, mesh, managers[name], sources, newest=limit)
+            own = int(states[name].step)
+            if (not name or name in begins) and own < config.steps:
+                reached[name] = begins.get(name, 0) + own
+        if len(set(reached.values())) < 2:
+            break
+        limit = min(reached.values())
+    done = [begins[name] + plans[name].config.steps for name in begins if name in plans]
+    now = max(reached.values(), default=max(done, default=0))
+    if plans.keys() == {""}:
+        return states, {"": 0}, int(states[""].step)
+    begins |= {name: now for name in plans if name not in begins}
+    workdir.mkdir(parents=True, exist_ok=True)
+    metrics.write_whole(path, json.dumps(begins))
+    return states, begins, now
