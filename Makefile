@@ -4,7 +4,11 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/fashion_mnist_tiny
 
-.PHONY: pretrain test parity lint bench-data
+PHOTOS ?= ../shared/photos
+STAGES ?= runs/stages
+DINOV3 := $(RUN) -m dinov3_jax
+
+.PHONY: pretrain test stages parity lint bench-data bench-students
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +22,22 @@ pretrain: $(VENV)/.installed  ## Fashion-MNIST, a few minutes on two CPU cores; 
 test: $(VENV)/.installed lint
 	$(RUN) -m pytest -q -n 2 --dist loadfile
 
+# Pretraining -> Gram anchoring -> high resolution -> distillation of a ViT and of a ConvNeXt, on the
+# photographs of PHOTOS; less than half an hour on two CPU cores.
+stages: $(VENV)/.installed
+	$(DINOV3) train --config=configs/photos_small.py:data=$(PHOTOS) --workdir=$(STAGES)/pretrain \
+	    --config.steps=600 --config.eval.every=300
+	$(DINOV3) train --workdir=$(STAGES)/gram --config.steps=150 --config.eval.every=150 \
+	    --config=configs/photos_small_gram.py:data=$(PHOTOS),from=$(STAGES)/pretrain
+	$(DINOV3) train --workdir=$(STAGES)/hires --config.steps=100 --config.eval.every=100 \
+	    --config=configs/photos_small_hires.py:data=$(PHOTOS),from=$(STAGES)/gram
+	for student in vit convnext; do \
+	    $(DINOV3) train --workdir=$(STAGES)/$$student --config.steps=300 --config.eval.every=300 \
+	        --config=configs/photos_small_distill.py:data=$(PHOTOS),teacher=$(STAGES)/gram,student=$$student \
+	        || exit; \
+	done
+	$(DINOV3) compare $(addprefix $(STAGES)/,pretrain gram hires vit convnext)
+
 parity: $(VENV)/.installed  ## against PyTorch and transformers (CPU builds do)
 	$(RUN) -m pip install --quiet -e .[parity]
 	$(RUN) -m pytest -q -m parity
@@ -29,3 +49,6 @@ lint: $(VENV)/.installed
 
 bench-data: $(VENV)/.installed
 	$(RUN) -m benchmarks.data
+
+bench-students: $(VENV)/.installed
+	$(RUN) -m benchmarks.students

@@ -3,8 +3,9 @@
 Paper: section 4. Command, after ``photos_small``:
     dinov3 train --config=configs/photos_small_gram.py:data=FOLDER,from=DIR --workdir=GRAM
 Hardware: a CPU. Student and teacher go on from DIR; the teacher of DIR at the end of its run is the
-Gram teacher, and sees crops of one and a half times the size. docs/results.md has what came out,
-docs/dense.md how to read it.
+Gram teacher, and sees crops of one and a half times the size. An earlier one:
+``--config.gram.step=N``, which wants ``--config.checkpoint.keep_every`` in the first run.
+docs/results.md has what came out, docs/dense.md how to read it.
 """
 
 from configs import base, photos_small

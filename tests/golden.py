@@ -322,12 +322,17 @@ def trajectory_config(spec: dict) -> TrainConfig:
     recipe = _networks(ref, spec)
     recipe.batch.images, recipe.batch.group = images * ranks, images
     recipe.steps = ref["optim"]["epochs"] * epoch
+    crops = ref["crops"]
+    recipe.crops.global_size, recipe.crops.local_size = (
+        crops[f"{kind}_crops_size"] for kind in ("global", "local")
+    )
+    recipe.crops.local_count = crops["local_crops_number"]
     if ref["gram"]["use_loss"]:
         recipe.gram = _gram(ref["gram"], epoch)
-        recipe.crops.gram_size = ref["crops"]["gram_teacher_crops_size"]
+        recipe.crops.gram_size = crops["gram_teacher_crops_size"]
     if ref["distillation"]["enabled"]:
         recipe.distill = base.distill(_networks(spec["teacher_config"], spec))
-        scale = ref["crops"].get("teacher_to_student_resolution_scale", 1.0)
+        scale = crops.get("teacher_to_student_resolution_scale", 1.0)
         recipe.distill.resolution_scale = float(scale)
 
     dino, ibot = ref["dino"], ref["ibot"]

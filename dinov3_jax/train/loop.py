@@ -91,7 +91,7 @@ def _run(
     key = jax.random.key(shared.seed)
     active, programs, pending = [], [], collections.deque()
     for student in students:
-        if student.begin == start and not int(student.state.step):
+        if student.fresh:
             student.assess(start)
     batches = _prefetch(shared, mesh, source, start, end)
     bar = train_metrics.progress_bar(start, end)

@@ -30,6 +30,7 @@ class Plan(NamedTuple):
     config: TrainConfig
     workdir: epath.Path
     sources: Sources
+    fresh: bool  # without a checkpoint of its own
 
 
 @dataclasses.dataclass
@@ -41,6 +42,7 @@ class Student:
     workdir: epath.Path
     state: TrainState
     begin: int  # step of the run at which it joined
+    fresh: bool  # it starts in this call
     manager: Any
     writer: metrics.MetricsWriter
     forward: evaluate.Forward
@@ -83,8 +85,8 @@ def prepare(
     plans, loaded = {}, {}
     for name, config in configs.items():
         own = workdir / name if name else workdir
-        resuming = bool(checkpoint.complete_steps(own))
-        plans[name] = Plan(config, own, find_sources(config, resuming=resuming))
+        fresh = not checkpoint.complete_steps(own)
+        plans[name] = Plan(config, own, find_sources(config, resuming=not fresh), fresh)
     for config in configs.values():
         if config.eval not in loaded:
             loaded[config.eval] = evaluate.load_eval_data(config, source)
@@ -121,6 +123,7 @@ def open_students(
                     workdir=plan.workdir,
                     state=states[name],
                     begin=begins[name],
+                    fresh=plan.fresh,
                     manager=managers[name],
                     writer=writer,
                     forward=evaluate.make_forward(plan.config, build.networks(plan.config), mesh),
@@ -143,7 +146,7 @@ def _restore(plans, managers, workdir, mesh):
     limit = None
     while True:
         states, reached = {}, {}
-        for name, (config, _, sources) in plans.items():
+        for name, (config, _, sources, _) in plans.items():
             states[name] = start(config, mesh, managers[name], sources, newest=limit)
             own = int(states[name].step)
             if (not name or name in begins) and own < config.steps:

@@ -40,13 +40,18 @@ def finished(images, tmp_path_factory):
     return workdir
 
 
+def environment():
+    """Of a process with one CPU device and no progress bar."""
+    plain = {**os.environ, "JAX_PLATFORMS": "cpu", "TQDM_DISABLE": "1"}
+    plain.pop("XLA_FLAGS", None)
+    return plain
+
+
 def start(images, workdir, *overrides, prefix=""):
     command = [sys.executable, "-m", "tests.train.runs", str(images), str(workdir), *overrides]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TQDM_DISABLE": "1"}
-    environment.pop("XLA_FLAGS", None)
     return subprocess.Popen(
         ["bash", "-c", prefix + 'exec "$@"', "run", *command],
-        env=environment,
+        env=environment(),
         stderr=subprocess.PIPE,
         text=True,
     )
