@@ -1,5 +1,7 @@
 """A recipe so small that a train step compiles in seconds, with batches, state and program."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from configs import base
 from dinov3_jax.config import TrainConfig, from_config_dict
 from dinov3_jax.data.masking import group_masks, mask_indices_and_weights
+from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.mesh import batch_sharding
 from dinov3_jax.models import build
 from dinov3_jax.train.state import TrainState, has_gram_teacher, init_state, state_shardings
 from dinov3_jax.train.step import Batch, train_step
+from dinov3_jax.types import Params
 
 # Every width is a multiple of 8, so that all tables of the sharding rules apply on 8 devices.
 # LayerScale starts at 1: at 1e-5 the blocks would not show in any output.
@@ -41,13 +45,36 @@ TINY = {
 }
 
 
+# A ConvNeXt student: its stride of 32 pixels is 8 patches of the tiny ViT.
+CONVNEXT = {
+    "student.arch": "convnext_tiny",
+    "student.embed_dim": None,
+    "student.depth": None,
+    "student.num_heads": None,
+    "student.stage_depths": (1, 1, 1, 1),
+    "student.stage_dims": (8, 8, 16, 16),
+    "crops.global_size": 64,
+    "crops.local_size": 32,
+}
+
+
 def tiny_config(**overrides) -> TrainConfig:
-    """The tiny recipe, changed by dotted keys: ``tiny_config(**{"batch.group": 4})``."""
+    """The tiny recipe, changed by dotted keys: ``tiny_config(**{"batch.group": 4})``.
+
+    A key of ``gram`` or ``distill`` switches that on. The networks of the frozen teacher are those
+    of the tiny recipe.
+    """
     recipe = base.get_config()
     recipe.optim.lr = base.schedule(1e-3)
     recipe.teacher.momentum = base.schedule(0.9)
     recipe.teacher.temperature = base.schedule(0.07)
-    recipe.update_from_flattened_dict(TINY | overrides)
+    recipe.update_from_flattened_dict(TINY)
+    sections = {key.partition(".")[0] for key in overrides}
+    if "gram" in sections:
+        recipe.gram = base.gram()
+    if "distill" in sections:
+        recipe.distill = base.distill(recipe)
+    recipe.update_from_flattened_dict(overrides)
     return from_config_dict(recipe)
 
 
@@ -55,7 +82,7 @@ def tiny_batch(config: TrainConfig, *, seed: int = 0) -> Batch:
     """Normal pixels and masks from the data pipeline's own generator."""
     rng = np.random.default_rng(seed)
     crops, images, group = config.crops, config.batch.images, config.batch.group
-    side = crops.global_size // config.student.patch_size
+    side = crops.global_size // config.student.stride
     masks, indices, weights = [], [], []
     for _ in range(images // group):
         mask = group_masks(
@@ -80,6 +107,7 @@ def tiny_batch(config: TrainConfig, *, seed: int = 0) -> Batch:
         jnp.asarray(np.concatenate(masks)),
         jnp.asarray(np.stack(indices)),
         jnp.asarray(np.stack(weights)),
+        None if crops.gram_size is None else pixels(2, crops.gram_size),
     )
 
 
@@ -90,7 +118,7 @@ def tiny_state(config: TrainConfig, *, seed: int = 0) -> TrainState:
     the heads' normalisation has gradients of 1e9 and float32 says nothing.
     """
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
+    shapes = _shapes(config)
     draw = lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32)  # noqa: E731
     zeros = lambda x: np.zeros(x.shape, x.dtype)  # noqa: E731
     student = jax.tree.map(draw, shapes.student)
@@ -101,11 +129,28 @@ def tiny_state(config: TrainConfig, *, seed: int = 0) -> TrainState:
     return TrainState(student, teacher, gram_teacher, *rest)
 
 
+@functools.cache
+def _shapes(config):
+    return jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
+
+
+def tiny_frozen(config: TrainConfig, *, seed: int = 1) -> Params | None:
+    """Random parameters for the frozen teacher of ``config``; None without one."""
+    if config.distill is None:
+        return None
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: build.init_distill_params(config, jax.random.key(0)))
+    return jax.tree.map(lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
+
+
 def compile_step(config: TrainConfig, mesh: Mesh):
-    """jit of (state, batch, key) -> (state, metrics); ``place`` puts arguments on ``mesh``."""
+    """jit of (state, batch, key, frozen teacher or None) -> (state, metrics).
+
+    ``place`` and ``place_frozen`` put arguments on ``mesh``.
+    """
     networks = build.networks(config)
     return jax.jit(
-        lambda state, batch, key: train_step(state, batch, key, config=config, networks=networks),
+        functools.partial(train_step, config=config, networks=networks),
         donate_argnums=0,
         out_shardings=(state_shardings(config, mesh), NamedSharding(mesh, PartitionSpec())),
     )
@@ -115,3 +160,10 @@ def place(config: TrainConfig, mesh: Mesh, state: TrainState, batch: Batch):
     """Copies of both on the devices of ``mesh``, as training lays them."""
     batch = jax.tree.map(lambda x: jax.device_put(x, batch_sharding(mesh)), batch)
     return jax.tree.map(jax.device_put, state, state_shardings(config, mesh)), batch
+
+
+def place_frozen(mesh: Mesh, frozen: Params | None) -> Params | None:
+    if frozen is None:
+        return None
+    shardings = sharding.named(sharding.param_specs(frozen, mesh), mesh)
+    return jax.tree.map(jax.device_put, frozen, shardings)

@@ -36,11 +36,10 @@ def table(workdirs: list[epath.Path]) -> str:
         if not evaluated:
             raise ConfigError(f"{workdir} is no workdir of a run that was evaluated")
         name = json.loads((workdir / "config.json").read_text())["config"]["name"]
-        first, last = evaluated[0], evaluated[-1]
-        cells = [
-            f"{first[key]:{form}} -> {last[key]:{form}}" if key in last else "-"
-            for key, form in COLUMNS.values()
-        ]
+        last, cells = evaluated[-1], []
+        for key, form in COLUMNS.values():
+            found = [row[key] for row in evaluated if key in row]  # k-NN may have come later
+            cells.append(f"{found[0]:{form}} -> {last[key]:{form}}" if key in last else "-")
         rows.append([workdir.name, name, str(last["step"]), *cells])
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * width for width in widths])

@@ -48,9 +48,10 @@ def check_recipe(config: TrainConfig, mesh: Mesh) -> None:
 
 
 # What the students of one run share: everything that the data side and the teacher read.
+# And the steps at which they are saved: after a kill they go back to one that all have.
 SHARED = ("seed", "batch", "data", "crops", "distill", "mesh", "log", "ibot.mask_probability",
           "ibot.mask_ratio", "ibot.circular_shift", "ibot.head.prototypes",
-          "dino.head.prototypes", "student.stride")  # fmt: skip
+          "dino.head.prototypes", "student.stride", "checkpoint.every")  # fmt: skip
 
 
 def check_students(configs: dict[str, TrainConfig]) -> None:

@@ -84,7 +84,8 @@ def _run(
     stop,
 ):
     """Steps from ``start`` to the end of the last student or to a signal."""
-    end = max(student.end for student in students)
+    unfinished = lambda: [s for s in students if int(s.state.step) < s.config.steps]  # noqa: E731
+    end = max((student.end for student in unfinished()), default=start)
     if start >= end:
         return
     shared = students[0].config
@@ -103,7 +104,7 @@ def _run(
     ):
         for step in range(start, end):
             if programs == [] or any(step >= s.end for s in active):
-                active = [s for s in students if step < s.end]
+                active = unfinished()
                 arguments = Arguments({s.name: s.state for s in active}, key, frozen)
                 by_name = {s.name: s.config for s in active}
                 with clock.paused():

@@ -25,6 +25,7 @@ from dinov3_jax.config import (
 from dinov3_jax.distributed import sharding
 from dinov3_jax.models import build, presets
 from dinov3_jax.train.state import TrainState, create_state, init_state, state_shardings
+from dinov3_jax.train.workdir import begins
 from dinov3_jax.types import Params
 
 _log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def _find(
     dino_head: HeadConfig | None,
     ibot_head: HeadConfig | None,
 ) -> Origin:
-    path = epath.Path(workdir) / "config.json"
+    path = epath.Path(workdir).absolute() / "config.json"
     steps = checkpoint.complete_steps(workdir) if path.exists() else []
     if not steps:
         raise ConfigError(
@@ -94,11 +95,13 @@ def _find(
             "in it"
         )
     saved, newest, section = json.loads(path.read_text())["config"], steps[-1], key.split(".")[0]
+    # A student that joined a run late numbers its checkpoints by the steps of that run.
+    own = newest - begins(path.parent.parent).get(path.parent.name, 0)
     if step is not None and step not in steps:
         raise ConfigError(f"{section}.step is {step}, but {workdir!r} has the checkpoints {steps}")
-    if step is None and newest < saved["steps"]:
+    if step is None and own < saved["steps"]:
         raise ConfigError(
-            f"{key} {workdir!r} is an unfinished run: step {newest} of {saved['steps']}. Let it "
+            f"{key} {workdir!r} is an unfinished run: step {own} of {saved['steps']}. Let it "
             f"finish, or take it as it is: --config.{section}.step={newest}"
         )
     theirs = vars(presets.complete(from_config_dict(saved["student"], VitConfig)))

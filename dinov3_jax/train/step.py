@@ -287,12 +287,13 @@ def apply_update(
     complement = scalars.pop("teacher_complement")
     teacher = ema_update(state.teacher, student, scalars["teacher_momentum"], complement)
     finite = jnp.isfinite(terms["loss/total"] + sum(norms.values()))
+    # A Gram teacher that was loaded before this step stays loaded: it is not loaded again.
+    old = (state.student, state.teacher, gram_teacher, state.opt_state, state.centers)
     if config.gram is not None:
         gram_teacher = gram.refresh_gram_teacher(
             gram_teacher, teacher["backbone"], state.step + 1, config=config.gram
         )
     new = (student, teacher, gram_teacher, opt_state, centers)
-    old = (state.student, state.teacher, state.gram_teacher, state.opt_state, state.centers)
     kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
     metrics = terms | scalars | {f"grad_norm/{name}": norm for name, norm in norms.items()}
     return TrainState(*kept, step=state.step + 1), metrics

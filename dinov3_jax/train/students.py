@@ -6,7 +6,6 @@ rows of metrics); its own schedules count from the step at which it joined.
 
 import contextlib
 import dataclasses
-import json
 import logging
 from typing import Any, NamedTuple
 
@@ -41,7 +40,7 @@ class Student:
     config: TrainConfig
     workdir: epath.Path
     state: TrainState
-    begin: int  # step of the run at which it joined
+    begin: int  # step of the run at which it was at its own step 0
     fresh: bool  # it starts in this call
     manager: Any
     writer: metrics.MetricsWriter
@@ -115,7 +114,7 @@ def open_students(
         students = []
         for name, plan in plans.items():
             writer = stack.enter_context(contextlib.closing(metrics.MetricsWriter(plan.workdir)))
-            writer.rewind(now)
+            writer.rewind(begins[name] + int(states[name].step))
             students.append(
                 Student(
                     name=name,
@@ -136,29 +135,31 @@ def open_students(
 
 
 def _restore(plans, managers, workdir, mesh):
-    """(states, step of the run at which each joined, step of the run they all stand at).
+    """(states, step of the run at which each was at its own 0, step of the run they stand at).
 
     A kill may have come between the saves of two students: then those ahead go back to the newest
-    step that all have.
+    step that all have. One that has all its steps stays as it is, wherever the others are.
     """
-    path = workdir / "students.json"
-    begins = json.loads(path.read_text()) if path.exists() else {}
-    limit = None
-    while True:
-        states, reached = {}, {}
-        for name, (config, _, sources, _) in plans.items():
-            states[name] = start(config, mesh, managers[name], sources, newest=limit)
-            own = int(states[name].step)
-            if (not name or name in begins) and own < config.steps:
-                reached[name] = begins.get(name, 0) + own
-        if len(set(reached.values())) < 2:
-            break
-        limit = min(reached.values())
-    done = [begins[name] + plans[name].config.steps for name in begins if name in plans]
-    now = max(reached.values(), default=max(done, default=0))
+    states, own = {}, {}
+
+    def restore(name, newest=None):
+        plan = plans[name]
+        states[name] = start(plan.config, mesh, managers[name], plan.sources, newest=newest)
+        own[name] = int(states[name].step)
+
+    for name in plans:
+        restore(name)
     if plans.keys() == {""}:
-        return states, {"": 0}, int(states[""].step)
-    begins |= {name: now for name in plans if name not in begins}
-    workdir.mkdir(parents=True, exist_ok=True)
-    metrics.write_whole(path, json.dumps(begins))
+        return states, {"": 0}, own[""]
+    begins = workdirs.begins(workdir)
+    known = [name for name in plans if name in begins]
+    running = [name for name in known if own[name] < plans[name].config.steps]
+    while len({begins[name] + own[name] for name in running}) > 1:
+        limit = min(begins[name] + own[name] for name in running)
+        for name in running:
+            if begins[name] + own[name] > limit:
+                restore(name, newest=limit)
+    now = max((begins[name] + own[name] for name in running or known), default=0)
+    begins |= {name: now - own[name] for name in plans if name not in begins}
+    workdirs.write_begins(workdir, begins)
     return states, begins, now

@@ -61,7 +61,7 @@ def teacher_outputs(
         images, crops, height, width, channels = batch.global_crops.shape
         flat = batch.global_crops.reshape(-1, height, width, channels)
         if scale != 1.0:
-            small = (len(flat), int(height / scale), int(width / scale), channels)
+            small = (len(flat), round(height / scale), round(width / scale), channels)
             flat = jax.image.resize(flat, small, "linear", antialias=True)
         features = backbone(flat)
         tokens = features.patch_tokens

@@ -45,6 +45,20 @@ def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
     write_whole(path, json.dumps({"config": ours, "data": source.fingerprint}, indent=2))
 
 
+def begins(folder: epath.Path) -> dict[str, int]:
+    """Student -> step of the run in ``folder`` at which it was at its own step 0.
+
+    That is where it joined, unless it came with steps (``init.optimizer``). Empty for a run of one.
+    """
+    path = folder / "students.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_begins(folder: epath.Path, steps: dict[str, int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "students.json", json.dumps(steps))
+
+
 def _differences(old, new, path=""):
     if isinstance(old, dict) and isinstance(new, dict):
         return [

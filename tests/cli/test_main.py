@@ -25,6 +25,7 @@ def test_help_names_the_verbs_and_each_verb_explains_itself():
     assert "pretrain" in result.stdout
     assert "--data" in dinov3("pretrain", "--help").stdout
     assert "--workdir" in dinov3("train", "--help").stdout
+    assert "WORKDIR" in dinov3("compare", "--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,7 @@ def test_help_names_the_verbs_and_each_verb_explains_itself():
         ),
         (["train", "--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
         (["pretrain", "--data=no/such/folder", "--workdir=x"], "there is no folder"),
+        (["compare", "no/such/run"], "no/such/run is no workdir of a run that was evaluated"),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, message):
