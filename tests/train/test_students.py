@@ -241,6 +241,8 @@ def test_the_loop_moves_those_that_have_steps_left(tmp_path, monkeypatch):
         )
 
     def compile_steps(configs, mesh, source, arguments):
+        assert configs  # no program of nobody
+
         def program(states, step, key, frozen):
             assert states.keys() == configs.keys() == arguments.states.keys()
             stepped.extend((name, step) for name in states)
