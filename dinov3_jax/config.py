@@ -315,6 +315,15 @@ def from_config_dict(config: Any, schema: Any = TrainConfig, path: str = "config
     )
 
 
+def to_dict(config: Any) -> dict[str, Any]:
+    """The inverse of ``from_config_dict``: nested dicts with the keys of a recipe."""
+    if dataclasses.is_dataclass(config):
+        return {
+            f.name.rstrip("_"): to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)
+        }
+    return config
+
+
 def _nearest(key, names) -> str:
     close = difflib.get_close_matches(key, list(names), n=1, cutoff=0.0)
     return f"did you mean {close[0]!r}?" if close else "the section takes no keys"

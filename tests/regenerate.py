@@ -3,7 +3,6 @@
 A change that shows here is meant, or it is a bug: read the difference before committing it.
 """
 
-import dataclasses
 import difflib
 import importlib
 import pathlib
@@ -11,7 +10,7 @@ import pathlib
 import jax
 
 from configs import base
-from dinov3_jax.config import MeshConfig, from_config_dict
+from dinov3_jax.config import MeshConfig, from_config_dict, to_dict
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.models import build
@@ -73,7 +72,6 @@ def config_text(file: str) -> str:
 
     def lines(section, prefix):
         for key, value in section.items():
-            key = key.rstrip("_")  # a field ``from_`` is the key ``from``
             if isinstance(value, dict):
                 yield from lines(value, f"{prefix}{key}.")
             else:
@@ -83,7 +81,7 @@ def config_text(file: str) -> str:
     for name, config in recipes(file).items():
         student = name.partition(".")[2]
         prefix = f"students.{student}." if student else ""
-        rows += lines(dataclasses.asdict(from_config_dict(config)), prefix)
+        rows += lines(to_dict(from_config_dict(config)), prefix)
     return "\n".join(rows) + "\n"
 
 

@@ -1,11 +1,10 @@
 """The report at the end of a run."""
 
-import dataclasses
 import logging
 
 from etils import epath
 
-from dinov3_jax.config import TrainConfig
+from dinov3_jax.config import TrainConfig, to_dict
 from dinov3_jax.evals.gallery import Pictures
 from dinov3_jax.evals.health import diagnose
 from dinov3_jax.evals.report import write_report
@@ -50,7 +49,7 @@ def report(
     write_report(
         path,
         metrics=rows,
-        config=dataclasses.asdict(config),
+        config=to_dict(config),
         pictures=_pictures(config, data, forward, teacher),
         strips=read_strips(workdir, evaluated),
         floors=floors,

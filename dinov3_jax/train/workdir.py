@@ -1,11 +1,10 @@
 """A workdir belongs to one run: one recipe on one data set."""
 
-import dataclasses
 import json
 
 from etils import epath
 
-from dinov3_jax.config import ConfigError, TrainConfig
+from dinov3_jax.config import ConfigError, TrainConfig, to_dict
 from dinov3_jax.data.sources import Source
 from dinov3_jax.train.metrics import write_whole
 
@@ -22,7 +21,7 @@ def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
     if "://" in str(workdir):
         raise ConfigError(f"workdir {workdir} is remote; give a local or mounted folder")
     path = workdir / "config.json"
-    ours = dataclasses.asdict(config)
+    ours = to_dict(config)
     if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
         try:
             saved = json.loads(path.read_text())

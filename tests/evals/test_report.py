@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs.base import get_config
-from dinov3_jax.config import from_config_dict
+from dinov3_jax.config import from_config_dict, to_dict
 from dinov3_jax.evals.gallery import SHOWN
 from dinov3_jax.evals.health import diagnose
 from dinov3_jax.evals.report import Pictures, write_report
@@ -56,7 +56,7 @@ def rows(count=20):
 def write(tmp_path, **changes):
     arguments = {
         "metrics": rows(),
-        "config": dataclasses.asdict(from_config_dict(get_config())),
+        "config": to_dict(from_config_dict(get_config())),
         "pictures": pictures(),
         "strips": {},
         "floors": {"random backbone": 31.0, "raw pixels": 48.5},
@@ -122,7 +122,7 @@ def test_page_says_what_the_run_was(tmp_path):
 def test_sizes_of_the_recipe_stand_for_the_preset(tmp_path):
     recipe = get_config()
     recipe.student.embed_dim, recipe.student.depth = 128, 3
-    text = write(tmp_path, config=dataclasses.asdict(from_config_dict(recipe)))
+    text = write(tmp_path, config=to_dict(from_config_dict(recipe)))
     assert "ViT of 128 wide, 3 blocks, patch 16 px" in text
     assert "<dd>vit_small" not in text
 

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from dinov3_jax import checkpoint
-from dinov3_jax.config import MeshConfig, TrainConfig
+from dinov3_jax.config import MeshConfig, TrainConfig, to_dict
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.train.state import TrainState
 from tests.tiny import tiny_config, tiny_state
@@ -47,7 +47,7 @@ def save_run(workdir, config: TrainConfig, steps, *, seed: int = 0, begin: int =
     """
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    recipe = {"config": dataclasses.asdict(config), "data": "none"}
+    recipe = {"config": to_dict(config), "data": "none"}
     (workdir / "config.json").write_text(json.dumps(recipe))
     states = {step: state_at(config, step, seed=seed) for step in steps}
     with checkpoint.open_checkpoints(workdir, config.checkpoint) as manager:
