@@ -122,12 +122,12 @@ def abstract(shapes: Tree, shardings: Tree) -> Tree:
 
 
 def complete_steps(workdir: epath.PathLike) -> list[int]:
-    """Steps of the complete checkpoints of ``workdir``, oldest first."""
+    """Steps of the complete checkpoints of ``workdir``, oldest first.
+
+    A checkpoint under way has a longer name, and gets its number when it is whole.
+    """
     folder = epath.Path(workdir).absolute() / "checkpoints"
-    if not folder.exists():
-        return []
-    with contextlib.closing(ocp.CheckpointManager(folder, options=_read_only())) as manager:
-        return sorted(manager.all_steps())
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
 def load(workdir: epath.PathLike, step: int, item: str, abstract: Params) -> Params:
@@ -188,10 +188,6 @@ def _fit(folder, saved, abstract):
         raise CheckpointError(
             f"{folder} holds other networks than this recipe: {'; '.join(wrong[:6])}{more}"
         )
-
-
-def _read_only():
-    return ocp.CheckpointManagerOptions(read_only=True)
 
 
 def _items(state):
