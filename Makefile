@@ -31,11 +31,11 @@ stages: $(VENV)/.installed
 	    --config=configs/photos_small_gram.py:data=$(PHOTOS),from=$(STAGES)/pretrain
 	$(DINOV3) train --workdir=$(STAGES)/hires --config.steps=100 --config.eval.every=100 \
 	    --config=configs/photos_small_hires.py:data=$(PHOTOS),from=$(STAGES)/gram
-	for student in vit convnext; do \
-	    $(DINOV3) train --workdir=$(STAGES)/$$student --config.steps=300 --config.eval.every=300 \
-	        --config=configs/photos_small_distill.py:data=$(PHOTOS),teacher=$(STAGES)/gram,student=$$student \
-	        || exit; \
-	done
+	$(DINOV3) train --workdir=$(STAGES)/vit --config.steps=300 --config.eval.every=300 \
+	    --config=configs/photos_small_distill.py:data=$(PHOTOS),teacher=$(STAGES)/gram,student=vit
+	$(DINOV3) train --workdir=$(STAGES)/convnext --config.steps=60 --config.eval.every=60 \
+	    --config=configs/photos_small_distill.py:data=$(PHOTOS),teacher=$(STAGES)/gram,student=convnext \
+	    --config.optim.lr.warmup=10
 	$(DINOV3) compare $(addprefix $(STAGES)/,pretrain gram hires vit convnext)
 
 parity: $(VENV)/.installed  ## against PyTorch and transformers (CPU builds do)
