@@ -317,11 +317,8 @@ def from_config_dict(config: Any, schema: Any = TrainConfig, path: str = "config
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The inverse of ``from_config_dict``: nested dicts with the keys of a recipe."""
-    if dataclasses.is_dataclass(config):
-        return {
-            f.name.rstrip("_"): to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)
-        }
-    return config
+    named = lambda pairs: {name.rstrip("_"): value for name, value in pairs}  # noqa: E731
+    return dataclasses.asdict(config, dict_factory=named)
 
 
 def _nearest(key, names) -> str:
