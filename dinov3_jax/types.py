@@ -18,4 +18,4 @@ class Features(NamedTuple):
     cls: jax.Array  # [n, D]
     storage_tokens: jax.Array  # [n, R, D]
     patch_tokens: jax.Array  # [n, N, D], row-major over the h x w grid
-    prenorm: jax.Array  # [n, T, D], CLS, storage tokens, patches before the final norm
+    prenorm: jax.Array  # [n, T, D] before the final norm; of a ConvNeXt [n, N, D], patches alone
