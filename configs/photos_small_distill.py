@@ -5,7 +5,7 @@ Paper: section 5.2. Command, after ``photos_small``:
         --workdir=STUDENT
 ``student=vit``: half the width at the same patch size. ``student=convnext``: a small ConvNeXt; its
 stride of 32 pixels gives 2 x 2 patch tokens of a 64-pixel crop; the teacher's 8 x 8 are resized
-to them. Hardware: a CPU, on which the ConvNeXt makes 12 images/s. docs/results.md has what came out.
+to them. Hardware: a CPU, on which the ConvNeXt makes 12 images/s. docs/results.md has the outcome.
 """
 
 from configs import base, photos_small
