@@ -19,10 +19,11 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 
 from configs.base import get_config
-from dinov3_jax.config import CropConfig, from_config_dict
+from dinov3_jax.config import CropConfig
 from dinov3_jax.data import crops as host, order
 from dinov3_jax.data.canvas import place
 from dinov3_jax.data.decode import decode
+from dinov3_jax.recipe import from_config_dict
 
 _IMAGES = 24
 _HEIGHT, _WIDTH = 375, 500  # the usual size of ImageNet's photographs

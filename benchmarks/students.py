@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from dinov3_jax.config import TrainConfig, from_config_dict
+from dinov3_jax.config import TrainConfig
 from dinov3_jax.data.masking import group_masks, mask_indices_and_weights
 from dinov3_jax.models import build
+from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train.multistudent_step import multistudent_step
 from dinov3_jax.train.state import init_state
 from dinov3_jax.train.step import train_step

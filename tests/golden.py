@@ -17,9 +17,10 @@ import numpy as np
 from flax import nnx
 
 from configs import base
-from dinov3_jax.config import CompleteVitConfig, ConvNextConfig, TrainConfig, from_config_dict
+from dinov3_jax.config import CompleteVitConfig, ConvNextConfig, TrainConfig
 from dinov3_jax.convert import official
 from dinov3_jax.models import build, presets
+from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train import state as train_state, step as train_step
 
 # Float32 rounding of two frameworks that sum in different orders, seen through a few layers

@@ -10,10 +10,11 @@ import pathlib
 import jax
 
 from configs import base
-from dinov3_jax.config import MeshConfig, from_config_dict, to_dict
+from dinov3_jax.config import MeshConfig
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.models import build
+from dinov3_jax.recipe import from_config_dict, to_dict
 from tests import collectives, conftest  # noqa: F401  eight devices, as in the tests
 
 FOLDER = pathlib.Path(__file__).parent / "goldens"

@@ -10,11 +10,12 @@ import pytest
 from configs import multidistill_s_b_l
 from dinov3_jax import schedules
 from dinov3_jax.cli.flags import parse_recipe
-from dinov3_jax.config import CropConfig, TrainConfig, from_config_dict
+from dinov3_jax.config import CropConfig, TrainConfig
 from dinov3_jax.data.check import check_config
 from dinov3_jax.data.masking import masked_total
 from dinov3_jax.data.resolution import crops_at
 from dinov3_jax.models import build
+from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train import gram, state, step
 from dinov3_jax.train.check import check_students
 from tests import regenerate

@@ -4,7 +4,8 @@ import pytest
 
 from configs import base
 from dinov3_jax import schedules
-from dinov3_jax.config import ConfigError, ScheduleConfig, from_config_dict
+from dinov3_jax.config import ConfigError, ScheduleConfig
+from dinov3_jax.recipe import from_config_dict
 
 # Six digits are printed in the references; float32 holds seven.
 PRINTED = 5e-6

@@ -8,11 +8,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs import base
-from dinov3_jax.config import TrainConfig, from_config_dict
+from dinov3_jax.config import TrainConfig
 from dinov3_jax.data.masking import group_masks, mask_indices_and_weights
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.mesh import batch_sharding
 from dinov3_jax.models import build
+from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train.state import TrainState, has_gram_teacher, init_state, state_shardings
 from dinov3_jax.train.step import Batch, train_step
 from dinov3_jax.types import Params

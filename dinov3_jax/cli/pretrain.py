@@ -9,8 +9,8 @@ import jax
 
 from configs import folder
 from dinov3_jax.cli.flags import parse_recipe
-from dinov3_jax.config import from_config_dict
 from dinov3_jax.data.sources import open_source
+from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train.loop import train
 
 _log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ A recipe with a section ``students`` (name -> recipe) distils them all in one ru
 """
 
 from dinov3_jax.cli.flags import parse_recipe
-from dinov3_jax.config import from_config_dict
+from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train.loop import train, train_students
 
 

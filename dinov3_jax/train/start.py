@@ -15,15 +15,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from dinov3_jax import checkpoint
-from dinov3_jax.config import (
-    ConfigError,
-    HeadConfig,
-    TrainConfig,
-    VitConfig,
-    from_config_dict,
-)
+from dinov3_jax.config import ConfigError, HeadConfig, TrainConfig, VitConfig
 from dinov3_jax.distributed import sharding
 from dinov3_jax.models import build, presets
+from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train.state import TrainState, create_state, init_state, state_shardings
 from dinov3_jax.train.workdir import begins
 from dinov3_jax.types import Params

@@ -4,11 +4,12 @@ import logging
 
 from etils import epath
 
-from dinov3_jax.config import TrainConfig, to_dict
+from dinov3_jax.config import TrainConfig
 from dinov3_jax.evals.gallery import Pictures
 from dinov3_jax.evals.health import diagnose
 from dinov3_jax.evals.report import write_report
 from dinov3_jax.evals.similarity import read_strips
+from dinov3_jax.recipe import to_dict
 from dinov3_jax.train import evaluate
 from dinov3_jax.train.metrics import read_metrics
 from dinov3_jax.types import Params

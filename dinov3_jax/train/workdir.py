@@ -4,8 +4,9 @@ import json
 
 from etils import epath
 
-from dinov3_jax.config import ConfigError, TrainConfig, to_dict
+from dinov3_jax.config import ConfigError, TrainConfig
 from dinov3_jax.data.sources import Source
+from dinov3_jax.recipe import to_dict
 from dinov3_jax.train.metrics import write_whole
 
 # Sections that may change between two starts of one run: they do not touch what is computed.

@@ -7,8 +7,8 @@ import pytest
 
 from configs.base import get_config
 from dinov3_jax.augment.augment import augment
-from dinov3_jax.config import from_config_dict
 from dinov3_jax.data import crops as host, order
+from dinov3_jax.recipe import from_config_dict
 
 BATCH = 12
 

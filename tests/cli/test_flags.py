@@ -6,7 +6,8 @@ import pytest
 
 from configs import base
 from dinov3_jax.cli.flags import parse_recipe
-from dinov3_jax.config import ConfigError, from_config_dict
+from dinov3_jax.config import ConfigError
+from dinov3_jax.recipe import from_config_dict
 
 # How ml_collections imports a recipe.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

@@ -5,8 +5,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from configs import base
-from dinov3_jax.config import from_config_dict
 from dinov3_jax.data.folder import open_folders
+from dinov3_jax.recipe import from_config_dict
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import entropy
 
 from configs.base import get_config
-from dinov3_jax.config import from_config_dict
 from dinov3_jax.evals import health
+from dinov3_jax.recipe import from_config_dict
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(40, 12)).astype(np.float32)

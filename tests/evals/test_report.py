@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from configs.base import get_config
-from dinov3_jax.config import from_config_dict, to_dict
 from dinov3_jax.evals.gallery import SHOWN
 from dinov3_jax.evals.health import diagnose
 from dinov3_jax.evals.report import Pictures, write_report
 from dinov3_jax.evals.similarity import strip
+from dinov3_jax.recipe import from_config_dict, to_dict
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(10) % 3

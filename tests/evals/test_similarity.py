@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from configs.base import get_config
-from dinov3_jax.config import from_config_dict
 from dinov3_jax.evals import pictures
 from dinov3_jax.evals.gallery import over_time
 from dinov3_jax.evals.similarity import (
@@ -18,6 +17,7 @@ from dinov3_jax.evals.similarity import (
     strip,
     write_similarity,
 )
+from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train import summary
 from dinov3_jax.train.evaluate import Dense, EvalData, Forward
 

@@ -6,9 +6,10 @@ import pytest
 from flax import nnx
 
 from configs import base
-from dinov3_jax.config import ConfigError, ConvNextConfig, from_config_dict
+from dinov3_jax.config import ConfigError, ConvNextConfig
 from dinov3_jax.convert.official import to_official
 from dinov3_jax.models import build, presets
+from dinov3_jax.recipe import from_config_dict
 
 
 def student(arch, **changes):

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from configs import base
-from dinov3_jax.config import TrainConfig, from_config_dict
+from dinov3_jax.config import TrainConfig
+from dinov3_jax.recipe import from_config_dict
 
 
 def tiny_recipe(folder, **overrides):

@@ -8,8 +8,9 @@ import numpy as np
 from etils import epath
 
 from dinov3_jax import checkpoint
-from dinov3_jax.config import MeshConfig, TrainConfig, to_dict
+from dinov3_jax.config import MeshConfig, TrainConfig
 from dinov3_jax.distributed.mesh import make_mesh
+from dinov3_jax.recipe import to_dict
 from dinov3_jax.train.state import TrainState
 from tests.tiny import tiny_config, tiny_state
 

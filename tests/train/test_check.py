@@ -1,8 +1,9 @@
 import jax
 import pytest
 
-from dinov3_jax.config import ConfigError, MeshConfig, from_config_dict
+from dinov3_jax.config import ConfigError, MeshConfig
 from dinov3_jax.distributed.mesh import make_mesh
+from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train.check import SHARED, check_recipe, check_students
 from tests import regenerate
 from tests.tiny import CONVNEXT, tiny_config

@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from configs import base
-from dinov3_jax.config import from_config_dict
+from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train.metrics import read_metrics
 from tests.train.runs import tiny_recipe, write_images
 from tests.train.test_loop import environment, wait_for

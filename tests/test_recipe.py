@@ -4,7 +4,8 @@ import pytest
 
 from configs import base
 from dinov3_jax import config as schema
-from dinov3_jax.config import ConfigError, ScheduleConfig, TrainConfig, from_config_dict, to_dict
+from dinov3_jax.config import ConfigError, ScheduleConfig, TrainConfig
+from dinov3_jax.recipe import from_config_dict, to_dict
 
 
 def base_dict(**changes):
