@@ -222,6 +222,7 @@ def get_config():
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.replica = 1  # copies of the sharded state
     mesh.fsdp = -1  # devices that share one copy; -1: all that are left
+    mesh.fsdp_minor = 1  # second axis of fsdp, over the other dimension of each matrix
     mesh.tensor = 1  # devices that share one matmul
 
     config.eval = evaluation = ml_collections.ConfigDict()

@@ -236,6 +236,7 @@ class CropConfig:
 class MeshConfig:
     replica: int
     fsdp: int
+    fsdp_minor: int
     tensor: int
 
 

@@ -38,7 +38,7 @@ RANDOM = {
 def compiled_text() -> str:
     """The optimised program of the tiny step on eight devices."""
     config = tiny_config(**RANDOM)
-    mesh = make_mesh(MeshConfig(1, 8, 1), jax.devices()[:8])
+    mesh = make_mesh(MeshConfig(1, 8, 1, 1), jax.devices()[:8])
     with jax.set_mesh(mesh):
         state, batch = place(config, mesh, tiny_state(config), tiny_batch(config))
         return compile_step(config, mesh).lower(state, batch, jax.random.key(0)).compile().as_text()

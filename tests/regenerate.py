@@ -95,7 +95,7 @@ def sharding_text() -> str:
     config.ibot.head.update(prototypes=98_304, hidden=4096, bottleneck=384)
     config = from_config_dict(config)
     shapes = jax.eval_shape(lambda: build.init_params(config, jax.random.key(0)))
-    mesh = make_mesh(MeshConfig(1, 8, 1), jax.devices()[:8])
+    mesh = make_mesh(MeshConfig(1, 8, 1, 1), jax.devices()[:8])
     specs = sharding.param_specs(shapes, mesh)
     rows, whole, each = [], 0, 0
     is_spec = lambda x: isinstance(x, jax.sharding.PartitionSpec)  # noqa: E731

@@ -1,19 +1,21 @@
 """The device mesh and the arrays that enter it."""
 
+import math
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from dinov3_jax.config import BatchConfig, ConfigError, MeshConfig
-from dinov3_jax.distributed.sharding import batch_sharding
+from dinov3_jax.distributed.sharding import BATCH_AXES, batch_sharding
 
-AXES = ("replica", "fsdp", "tensor")
+AXES = ("replica", "fsdp", "fsdp_minor", "tensor")
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     """Mesh of axes (replica, fsdp, tensor) over all devices; one size may be -1: what is left."""
     devices = jax.devices() if devices is None else devices
-    sizes = [config.replica, config.fsdp, config.tensor]
+    sizes = [config.replica, config.fsdp, config.fsdp_minor, config.tensor]
     if sizes.count(-1) == 1:
         known = -int(np.prod(sizes))
         sizes[sizes.index(-1)] = len(devices) // known if known else 0
@@ -24,7 +26,7 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
             f"{len(devices)}, one size may be -1"
         )
     # Auto: the compiler propagates shardings from the few constraints we state.
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
 
 
 def check_batch(config: BatchConfig, mesh: Mesh) -> None:
@@ -35,7 +37,7 @@ def check_batch(config: BatchConfig, mesh: Mesh) -> None:
             f"batch.images {config.images} is not a multiple of batch.group {config.group}; "
             f"take {config.group * max(groups, 1)} or {config.group * (groups + 1)}"
         )
-    shards = mesh.shape["replica"] * mesh.shape["fsdp"]
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if groups % (config.accumulate * shards):
         raise ConfigError(
             f"{groups} groups (batch.images {config.images} / batch.group {config.group}) cannot "

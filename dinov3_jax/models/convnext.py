@@ -11,9 +11,10 @@ import jax
 from flax import nnx
 
 from dinov3_jax.config import ConvNextConfig
+from dinov3_jax.distributed.fsdp import gather_layer
 from dinov3_jax.distributed.sharding import shard_batch
 from dinov3_jax.models import grid, layers
-from dinov3_jax.types import Features
+from dinov3_jax.types import Features, Params
 
 STRIDE = 32
 _STAGES = 4
@@ -78,7 +79,7 @@ class Stage(nnx.Module):
 
     def __init__(self, config: ConvNextConfig, index: int, *, rngs: nnx.Rngs):
         inputs, dim = (config.in_channels, *config.stage_dims)[index : index + 2]
-        self.remat = config.remat
+        self.remat, self.dtype = config.remat, config.dtype
         self.downsample = Downsample(inputs, dim, stem=index == 0, dtype=config.dtype, rngs=rngs)
         # One block whose parameters carry a leading axis: born by vmap, run by scan.
         block = lambda key: ConvBlock(dim, dtype=config.dtype, rngs=nnx.Rngs(key))  # noqa: E731
@@ -86,14 +87,18 @@ class Stage(nnx.Module):
         keys = jax.random.split(rngs.params(), config.stage_depths[index])
         self.blocks = nnx.merge(graph, jax.vmap(lambda key: nnx.state(block(key)))(keys))
 
-    def __call__(self, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def __call__(
+        self, maps: tuple[jax.Array, ...], layout: Params | None = None
+    ) -> tuple[jax.Array, ...]:
         """One map a crop size, each [n_i, h_i, w_i, C'] -> [n_i, h_i/k, w_i/k, C]."""
         with jax.named_scope("downsample"):
             maps = tuple(shard_batch(self.downsample(x)) for x in maps)
         graph, params = nnx.split(self.blocks)
+        params = nnx.to_pure_dict(params)
+        layout = None if layout is None else layout["blocks"]
 
         def body(maps, params):
-            block = nnx.merge(graph, params)
+            block = nnx.merge(graph, gather_layer(params, layout, dtype=self.dtype))
             # The constraint as in the transformer: gather the weights, not the activations.
             return tuple(shard_batch(block(shard_batch(x))) for x in maps), None
 
@@ -130,13 +135,14 @@ class ConvNext(nnx.Module):
         *,
         masks: Sequence[jax.Array | None] | None = None,
         keys: jax.Array | None = None,
+        layout: Params | None = None,
     ) -> tuple[Features, ...]:
         """All crop sizes of one batch together; N_i is H_i W_i / 32², whatever ``patch_size``.
 
         ``masks`` and ``keys`` change nothing: a convolution has no mask token, and nothing here is
         random. A student that cannot be masked is trained by distillation.
         """
-        return tuple(self._features(x, norm=True) for x in self._run(crops)[-1])
+        return tuple(self._features(x, norm=True) for x in self._run(crops, layout)[-1])
 
     def intermediate_layers(
         self, images: jax.Array, layers: int | Sequence[int], *, norm: bool = True
@@ -159,14 +165,15 @@ class ConvNext(nnx.Module):
             self._features(maps[i][0], norm=norm and i == _STAGES - 1, size=size) for i in wanted
         )
 
-    def _run(self, crops):
+    def _run(self, crops, layout=None):
         """The maps after each stage, one tuple [n_i, h_i, w_i, C] a stage."""
         for images in crops:
             self._check(images)
         maps, after = tuple(images.astype(self.config.dtype) for images in crops), []
         for index in range(_STAGES):
             with jax.named_scope(f"stage{index}"):
-                maps = getattr(self, f"stage{index}")(maps)
+                name = f"stage{index}"
+                maps = getattr(self, name)(maps, None if layout is None else layout[name])
             after.append(maps)
         return after
 

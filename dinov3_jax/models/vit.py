@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dinov3_jax.config import CompleteVitConfig
+from dinov3_jax.distributed.fsdp import gather_layer
 from dinov3_jax.distributed.sharding import shard_batch
 from dinov3_jax.models import layers, rope
 from dinov3_jax.models.block import Block
-from dinov3_jax.types import Features
+from dinov3_jax.types import Features, Params
 
 
 class PatchEmbed(nnx.Module):
@@ -79,13 +80,15 @@ class VisionTransformer(nnx.Module):
         *,
         masks: Sequence[jax.Array | None] | None = None,
         keys: jax.Array | None = None,
+        layout: Params | None = None,
     ) -> tuple[Features, ...]:
         """All crop sizes of one batch through the blocks together, each block's weights read once.
 
         crops[i] [n_i, H_i, W_i, c] float, image-major, groups contiguous; crops[1] are the local
         crops. masks[i] bool [n_i, N_i]: True patches become the mask token. ``keys`` [S], one a
         group, mean training: stochastic depth, RoPE augmentation (one draw per block, crop size and
-        group) and the local crops' own CLS norm; None means inference.
+        group) and the local crops' own CLS norm; None means inference. ``layout``: how the blocks'
+        parameters lie on the devices (``distributed.fsdp``).
         """
         masks = masks or (None,) * len(crops)
         tokens, grids = [], []
@@ -96,7 +99,7 @@ class VisionTransformer(nnx.Module):
             tokens.append(sequence.reshape(groups, -1, *sequence.shape[1:]))
             grids.append(grid)
         with jax.named_scope("blocks"):
-            tokens = self._run(tuple(tokens), grids, keys, 0, self.config.depth)
+            tokens = self._run(tuple(tokens), grids, keys, 0, self.config.depth, layout)
         return tuple(
             self._features(x.reshape(-1, *x.shape[2:]), local=keys is not None and i == 1)
             for i, x in enumerate(tokens)
@@ -137,13 +140,15 @@ class VisionTransformer(nnx.Module):
         extra = jnp.broadcast_to(extra.astype(patches.dtype), (n, *extra.shape))
         return jnp.concatenate([extra, patches], axis=1), (h, w)  # [n, T, D]
 
-    def _run(self, tokens, grids, keys, start, stop):
+    def _run(self, tokens, grids, keys, start, stop, layout=None):
         """Blocks start..stop over a tuple of token arrays [S, b, T, D]."""
         graph, params = nnx.split(self.blocks)
-        params = jax.tree.map(lambda p: p[start:stop], params)
+        params = jax.tree.map(lambda p: p[start:stop], nnx.to_pure_dict(params))
+        layout = None if layout is None else layout["blocks"]
 
         def body(tokens, layer):
             index, params = layer
+            params = gather_layer(params, layout, dtype=self.config.dtype)
             block = nnx.merge(graph, params)
             out = []
             for i, (x, grid) in enumerate(zip(tokens, grids)):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dinov3_jax.config import GramConfig, TrainConfig
+from dinov3_jax.distributed.fsdp import fully_sharded
 from dinov3_jax.losses.gram import gram_loss
 from dinov3_jax.models import grid
 from dinov3_jax.models.build import Networks
@@ -30,13 +31,14 @@ def gram_targets(
     resize = functools.partial(
         grid.resize, method=config.gram.resize, antialias=config.gram.antialias
     )
-    backbone = nnx.merge(networks.backbone, gram_teacher)
     stride = config.student.stride
     new = (batch.global_crops.shape[2] // stride, batch.global_crops.shape[3] // stride)
 
-    def features(crops):
+    def features(params, layout, crops):
+        backbone = nnx.merge(networks.backbone, params["backbone"])
         images, count, height, width, channels = crops.shape
-        tokens = backbone(crops.reshape(-1, height, width, channels)).patch_tokens
+        flat = crops.reshape(-1, height, width, channels)
+        tokens = backbone.forward((flat,), layout=layout["backbone"])[0].patch_tokens
         old = (height // stride, width // stride)
         if old != new:
             tokens = resize(tokens, old, new).astype(tokens.dtype)
@@ -44,7 +46,10 @@ def gram_targets(
 
     crops = batch.global_crops if batch.gram_crops is None else batch.gram_crops
     groups = batch.mask_indices.shape[0]
-    made = map_groups(features, crops, groups=groups, parts=config.batch.accumulate)
+    each = functools.partial(
+        fully_sharded, features, {"backbone": gram_teacher}, dtype=config.student.dtype
+    )
+    made = map_groups(each, crops, groups=groups, parts=config.batch.accumulate)
     return jax.lax.stop_gradient(made)
 
 

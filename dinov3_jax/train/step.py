@@ -17,6 +17,7 @@ masks, KoLeo neighbours) happens inside static groups of ``batch.group`` images,
 do not depend on the number of devices.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ from flax import nnx
 
 from dinov3_jax import schedules
 from dinov3_jax.config import ScheduleConfig, TrainConfig
+from dinov3_jax.distributed.fsdp import fully_sharded
 from dinov3_jax.losses.dino import dino_loss
 from dinov3_jax.losses.ibot import ibot_loss
 from dinov3_jax.losses.koleo import koleo_loss
@@ -160,9 +162,7 @@ def gradients(
 
     def loss(student):
         with jax.named_scope("student_outputs"):
-            outputs = student_outputs(
-                student, batch, keys, masked=config.distill is None, networks=networks
-            )
+            outputs = student_outputs(student, batch, keys, config=config, networks=networks)
         with jax.named_scope("total_loss"):
             return total_loss(outputs, targets, batch, step, config=config)
 
@@ -193,9 +193,15 @@ def scaled_lr(config: TrainConfig) -> ScheduleConfig:
 
 
 def student_outputs(
-    student: Params, batch: Batch, keys: jax.Array, *, masked: bool, networks: Networks
+    student: Params, batch: Batch, keys: jax.Array, *, config: TrainConfig, networks: Networks
 ) -> Outputs:
-    """Global crops (``masked`` or whole) and local crops through the student, in training mode."""
+    """Global crops (whole in distillation, else masked) and local crops, in training mode."""
+    forward = functools.partial(_student_outputs, masked=config.distill is None, networks=networks)
+    return fully_sharded(forward, student, (batch, keys), dtype=config.student.dtype)
+
+
+def _student_outputs(student, layout, arrays, *, masked, networks):
+    batch, keys = arrays
     images, n_global = batch.global_crops.shape[:2]
     n_local = batch.local_crops.shape[1]
     backbone = nnx.merge(networks.backbone, student["backbone"])
@@ -204,7 +210,7 @@ def student_outputs(
     if n_local:
         crops.append(batch.local_crops.reshape(-1, *batch.local_crops.shape[2:]))
         masks.append(None)
-    features = backbone.forward(crops, masks=masks, keys=keys)
+    features = backbone.forward(crops, masks=masks, keys=keys, layout=layout["backbone"])
     cls = [f.cls.reshape(images, -1, f.cls.shape[-1]) for f in features]
     dino_head = nnx.merge(networks.dino_head, student["dino_head"])
     cls_logits = dino_head(jnp.concatenate(cls, axis=1))  # [B, G + L, K], one pass

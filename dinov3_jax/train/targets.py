@@ -3,12 +3,14 @@
 The teacher is the EMA of the student, or in distillation a frozen network with sizes of its own.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 from flax import nnx
 
 from dinov3_jax.config import TrainConfig
+from dinov3_jax.distributed.fsdp import fully_sharded
 from dinov3_jax.distributed.sharding import shard_batch
 from dinov3_jax.losses.sinkhorn import center_softmax, sinkhorn, update_center
 from dinov3_jax.models import grid
@@ -52,18 +54,19 @@ def teacher_outputs(
     the same place for both.
     """
     keep_patches = config.gram is not None and config.gram.teacher == "ema"
-    backbone = nnx.merge(networks.backbone, teacher["backbone"])
-    scale, stride, side = 1.0, config.student.stride, config.student.stride
+    scale, side, theirs = 1.0, config.student.stride, config.student
     if config.distill is not None:
-        scale, stride = config.distill.resolution_scale, config.distill.backbone.stride
+        scale, theirs = config.distill.resolution_scale, config.distill.backbone
+    stride = theirs.stride
 
-    def outputs(batch):
+    def outputs(teacher, layout, batch):
+        backbone = nnx.merge(networks.backbone, teacher["backbone"])
         images, crops, height, width, channels = batch.global_crops.shape
         flat = batch.global_crops.reshape(-1, height, width, channels)
         if scale != 1.0:
             small = (len(flat), round(height / scale), round(width / scale), channels)
             flat = jax.image.resize(flat, small, "linear", antialias=True)
-        features = backbone(flat)
+        (features,) = backbone.forward((flat,), layout=layout["backbone"])
         tokens = features.patch_tokens
         old = (flat.shape[1] // stride, flat.shape[2] // stride)
         new = (height // side, width // side)
@@ -79,7 +82,10 @@ def teacher_outputs(
         )
 
     made = map_groups(
-        outputs, batch, groups=batch.mask_indices.shape[0], parts=config.batch.accumulate
+        functools.partial(fully_sharded, outputs, teacher, dtype=theirs.dtype),
+        batch,
+        groups=batch.mask_indices.shape[0],
+        parts=config.batch.accumulate,
     )
     return jax.lax.stop_gradient(made)
 

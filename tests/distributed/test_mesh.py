@@ -9,37 +9,38 @@ from dinov3_jax.distributed import mesh
 @pytest.mark.parametrize(
     ("sizes", "wanted"),
     [
-        ((1, -1, 1), (1, 8, 1)),
-        ((2, -1, 1), (2, 4, 1)),
-        ((2, 2, 2), (2, 2, 2)),
-        ((-1, 2, 1), (4, 2, 1)),
+        ((1, -1, 1, 1), (1, 8, 1, 1)),
+        ((2, -1, 1, 1), (2, 4, 1, 1)),
+        ((2, 2, 1, 2), (2, 2, 1, 2)),
+        ((1, -1, 2, 1), (1, 4, 2, 1)),
+        ((-1, 2, 1, 1), (4, 2, 1, 1)),
     ],
 )
 def test_one_size_may_be_what_is_left(sizes, wanted):
     made = mesh.make_mesh(MeshConfig(*sizes))
-    assert dict(made.shape) == dict(zip(("replica", "fsdp", "tensor"), wanted))
+    assert dict(made.shape) == dict(zip(mesh.AXES, wanted))
 
 
 def test_axes_are_auto():
     """make_mesh of jax defaults to Explicit, under which our constraints would be errors."""
-    assert set(mesh.make_mesh(MeshConfig(1, -1, 1)).axis_types) == {jax.sharding.AxisType.Auto}
+    assert set(mesh.make_mesh(MeshConfig(1, -1, 1, 1)).axis_types) == {jax.sharding.AxisType.Auto}
 
 
 def test_some_devices():
-    assert mesh.make_mesh(MeshConfig(1, -1, 1), jax.devices()[:2]).size == 2
+    assert mesh.make_mesh(MeshConfig(1, -1, 1, 1), jax.devices()[:2]).size == 2
 
 
 @pytest.mark.parametrize(
     "sizes",
     [
-        (1, 3, 1),
-        (1, 16, 1),
-        (3, -1, 1),
-        (16, -1, 1),
-        (-1, -1, 1),
-        (1, 0, 1),
-        (0, -1, 1),
-        (1, -2, 1),
+        (1, 3, 1, 1),
+        (1, 16, 1, 1),
+        (3, -1, 1, 1),
+        (16, -1, 1, 1),
+        (-1, -1, 1, 1),
+        (1, 0, 1, 1),
+        (0, -1, 1, 1),
+        (1, -2, 1, 1),
     ],
 )
 def test_meshes_that_do_not_fit(sizes):
@@ -47,7 +48,7 @@ def test_meshes_that_do_not_fit(sizes):
         mesh.make_mesh(MeshConfig(*sizes))
 
 
-EIGHT = MeshConfig(2, 4, 1)
+EIGHT = MeshConfig(2, 4, 1, 1)
 
 
 @pytest.mark.parametrize(("images", "group", "accumulate"), [(16, 2, 1), (64, 4, 2), (8, 1, 1)])
@@ -56,7 +57,7 @@ def test_batches_that_fit(images, group, accumulate):
 
 
 def test_tensor_axis_does_not_split_the_batch():
-    mesh.check_batch(BatchConfig(8, 2, 1), mesh.make_mesh(MeshConfig(2, 2, 2)))
+    mesh.check_batch(BatchConfig(8, 2, 1), mesh.make_mesh(MeshConfig(2, 2, 1, 2)))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dinov3_jax.models import build, presets
 from tests import regenerate
 from tests.tiny import tiny_config
 
-FSDP = MeshConfig(1, 8, 1)
+FSDP = MeshConfig(1, 8, 1, 1)
 
 
 @pytest.mark.parametrize("arch", presets.PRESETS)
@@ -77,13 +77,13 @@ def test_axes_that_do_not_divide_stay_whole():
     assert sharding.param_specs(tree, make_mesh(FSDP))["dino_head"]["fc1"]["kernel"] == P(
         None, None
     )
-    four = sharding.param_specs(tree, make_mesh(MeshConfig(2, 4, 1)))
+    four = sharding.param_specs(tree, make_mesh(MeshConfig(2, 4, 1, 1)))
     assert four["dino_head"]["fc1"]["kernel"] == P(None, "fsdp")
 
 
 def test_tensor_axis_splits_the_wide_dimension():
     shapes = jax.eval_shape(lambda: build.init_params(tiny_config(), jax.random.key(0)))
-    blocks = sharding.param_specs(shapes, make_mesh(MeshConfig(1, 4, 2)))["backbone"]["blocks"]
+    blocks = sharding.param_specs(shapes, make_mesh(MeshConfig(1, 4, 1, 2)))["backbone"]["blocks"]
     assert blocks["attn"]["qkv"]["kernel"] == P(None, "fsdp", "tensor")
     assert blocks["attn"]["proj"]["kernel"] == P(None, "tensor", "fsdp")
     assert blocks["ffn"]["fc2"]["kernel"] == P(None, "tensor", "fsdp")
@@ -107,7 +107,7 @@ def test_shard_batch_without_a_mesh_is_the_identity():
 
 
 def test_shard_batch_constrains_axis_0():
-    mesh = make_mesh(MeshConfig(2, 4, 1))
+    mesh = make_mesh(MeshConfig(2, 4, 1, 1))
     with jax.set_mesh(mesh):
         out = jax.jit(lambda: sharding.shard_batch(jnp.ones((16, 2))))()
     assert {shard.data.shape for shard in out.addressable_shards} == {(2, 2)}

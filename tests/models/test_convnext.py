@@ -250,7 +250,7 @@ def test_bfloat16_maps(model):
 
 def test_devices_gather_weights_not_activations():
     """One kernel of each downsampling layer, two of the blocks of each stage; nothing else."""
-    mesh = make_mesh(MeshConfig(1, 8, 1))
+    mesh = make_mesh(MeshConfig(1, 8, 1, 1))
     graph, state = nnx.split(nnx.eval_shape(lambda: ConvNext(CONFIG, rngs=nnx.Rngs(0))))
     shapes = {"backbone": nnx.to_pure_dict(state)}
     shardings = sharding.named(sharding.param_specs(shapes, mesh), mesh)

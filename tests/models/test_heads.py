@@ -74,7 +74,7 @@ def test_zero_features_have_a_finite_gradient():
 
 def test_devices_gather_weights_not_activations():
     """With weights larger than activations the compiler alone would split the head by width."""
-    mesh = make_mesh(MeshConfig(1, 8, 1))
+    mesh = make_mesh(MeshConfig(1, 8, 1, 1))
     config = HeadConfig(prototypes=512, hidden=128, bottleneck=64, layers=3)
     make = lambda: ProjectionHead(64, config, dtype="float32", rngs=nnx.Rngs(0))  # noqa: E731
     graph, state = nnx.split(nnx.eval_shape(make))

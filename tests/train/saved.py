@@ -14,7 +14,7 @@ from dinov3_jax.recipe import to_dict
 from dinov3_jax.train.state import TrainState
 from tests.tiny import tiny_config, tiny_state
 
-MESH = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+MESH = make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1])
 
 # One block and heads of one width: what is saved and read again is small.
 SMALL = {"student.depth": 1, "student.storage_tokens": 0, "checkpoint.keep": 5}

@@ -89,7 +89,7 @@ LIFE = {
 @functools.cache
 def program(**changes):
     config = tiny_config(**LIFE, **changes)
-    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1])
     fn = compile_step(config, mesh)
 
     def call(state, batch):

@@ -14,7 +14,7 @@ CONFIG = tiny_config()
 @pytest.fixture(scope="module")
 def states():
     """The state of step 0, born on one device and on 2 x 4."""
-    meshes = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]), make_mesh(MeshConfig(2, 4, 1))
+    meshes = make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1]), make_mesh(MeshConfig(2, 4, 1))
     return [state.create_state(CONFIG, mesh) for mesh in meshes]
 
 
@@ -42,7 +42,7 @@ def test_another_seed_other_numbers(states):
 
 
 def test_everything_is_born_where_it_lives(states):
-    mesh = make_mesh(MeshConfig(2, 4, 1))
+    mesh = make_mesh(MeshConfig(2, 4, 1, 1))
     shardings = state.state_shardings(CONFIG, mesh)
     made = states[1]
     for x, wanted in zip(jax.tree.leaves(made), jax.tree.leaves(shardings), strict=True):
@@ -64,5 +64,5 @@ def test_centres_are_for_softmax_only(states):
     config = tiny_config(**{"teacher.centering": "softmax"})
     shapes = jax.eval_shape(lambda: state.init_state(config, jax.random.key(0)))
     assert {k: v.shape for k, v in shapes.centers.items()} == {"cls": (32,), "patch": (24,)}
-    shardings = state.state_shardings(config, make_mesh(MeshConfig(1, 8, 1)))
+    shardings = state.state_shardings(config, make_mesh(MeshConfig(1, 8, 1, 1)))
     assert jax.tree.structure(shardings) == jax.tree.structure(shapes)

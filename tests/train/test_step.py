@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -44,21 +45,22 @@ DISTILL = {
     "distill.resolution_scale": 2.0,
 }
 RUNS = {
-    "1": ((1, 1), {}),
-    "2": ((1, 2), {}),
-    "8": ((1, 8), {}),
-    "2x4": ((2, 4), {}),
-    "accumulate 2": ((1, 1), {"batch.accumulate": 2}),
-    "accumulate 4": ((1, 1), {"batch.accumulate": 4}),
-    "softmax": ((1, 1), {"teacher.centering": "softmax", "optim.freeze_backbone": 2}),
-    "gram 1": ((1, 1), GRAM),
-    "gram 2": ((1, 2), GRAM),
-    "gram 8": ((1, 8), GRAM),
-    "gram accumulate 4": ((1, 1), {**GRAM, "batch.accumulate": 4}),
-    "distill 1": ((1, 1), DISTILL),
-    "distill 2": ((1, 2), DISTILL),
-    "distill 8": ((1, 8), DISTILL),
-    "distill accumulate 4": ((1, 1), {**DISTILL, "batch.accumulate": 4}),
+    "1": ((1, 1, 1), {}),
+    "2": ((1, 2, 1), {}),
+    "8": ((1, 8, 1), {}),
+    "2x4": ((2, 4, 1), {}),
+    "2x2x2": ((2, 2, 2), {}),
+    "accumulate 2": ((1, 1, 1), {"batch.accumulate": 2}),
+    "accumulate 4": ((1, 1, 1), {"batch.accumulate": 4}),
+    "softmax": ((1, 1, 1), {"teacher.centering": "softmax", "optim.freeze_backbone": 2}),
+    "gram 1": ((1, 1, 1), GRAM),
+    "gram 2": ((1, 2, 1), GRAM),
+    "gram 8": ((1, 8, 1), GRAM),
+    "gram accumulate 4": ((1, 1, 1), {**GRAM, "batch.accumulate": 4}),
+    "distill 1": ((1, 1, 1), DISTILL),
+    "distill 2": ((1, 2, 1), DISTILL),
+    "distill 2x4": ((1, 2, 4), DISTILL),
+    "distill accumulate 4": ((1, 1, 1), {**DISTILL, "batch.accumulate": 4}),
 }
 ONES = ("gram 1", "distill 1", "1")
 START = tiny_state(tiny_config(**RANDOM))
@@ -80,7 +82,7 @@ def run(name) -> Run:
     """
     shape, changes = RUNS[name]
     config = tiny_config(**RANDOM, **changes)
-    mesh = make_mesh(MeshConfig(*shape, 1), jax.devices()[: shape[0] * shape[1]])
+    mesh = make_mesh(MeshConfig(*shape, 1), jax.devices()[: math.prod(shape)])
     frozen = place_frozen(mesh, tiny_frozen(config))
     host, metrics = [tiny_state(config)], []
     with jax.set_mesh(mesh):

@@ -69,7 +69,7 @@ DISTILL = {
 @functools.cache
 def distillation():
     config = tiny_config(**DISTILL)
-    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1])
     fn = compile_step(config, mesh)
 
     def call(state, batch, frozen):
