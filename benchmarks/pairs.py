@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -12,7 +13,8 @@ Make = Callable[[int], Callable[[], object]]  # threads -> a step that returns w
 
 class Timing(NamedTuple):
     start_up: float  # s, from the start of the process to the end of its first step
-    steps: list[float]  # s
+    wall: list[float]  # s, of each step
+    cpu: list[float]  # s, of all threads of the process, of each step
 
 
 def alternate(makes: Mapping[str, Make], *, threads: int, rounds: int) -> dict[str, Timing]:
@@ -39,11 +41,14 @@ def alternate(makes: Mapping[str, Make], *, threads: int, rounds: int) -> dict[s
             theirs.close()  # or the end of the process would not be noticed
             workers[name] = (process, ours)
             _receive(name, ours)
-            timings[name] = Timing(time.perf_counter() - started, [])
-        for _ in range(rounds):
+            timings[name] = Timing(time.perf_counter() - started, [], [])
+        for turn in range(rounds):
             for name, (_, connection) in workers.items():
                 connection.send(True)
-                timings[name].steps.append(_receive(name, connection))
+                wall, cpu = _receive(name, connection)
+                timings[name].wall.append(wall)
+                timings[name].cpu.append(cpu)
+                print(f"turn {turn}, {name}: {wall:.2f} s, {cpu:.2f} CPU-s", file=sys.stderr)
     finally:
         for process, connection in workers.values():
             connection.close()
@@ -70,30 +75,30 @@ def _serve(connection, make: Make, processors: list[int]) -> None:
             connection.recv()
         except EOFError:
             return
-        started = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         step()
-        connection.send(time.perf_counter() - started)
+        connection.send((time.perf_counter() - wall, time.process_time() - cpu))
 
 
-def ratios(slow: Timing, fast: Timing) -> tuple[float, float, float]:
+def ratios(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     """Median, smallest and largest of the quotients of steps in the same turn."""
-    each = [a / b for a, b in zip(slow.steps, fast.steps, strict=True)]
+    each = [a / b for a, b in zip(slow, fast, strict=True)]
     return statistics.median(each), min(each), max(each)
 
 
-COLUMNS = ("threads", "PyTorch s", "JAX s", "PyTorch / JAX", "range", "start-up s, PyTorch", "JAX")
+COLUMNS = ("threads", "PyTorch s", "JAX s", "PyTorch / JAX", "range", "in CPU-seconds", "range",
+           "start-up s, PyTorch", "JAX")  # fmt: skip
 
 
 def row(threads: int, timings: dict[str, Timing]) -> list[str]:
-    """Of the table with ``COLUMNS``, for programs "torch" and "jax"."""
+    """Of the table with ``COLUMNS``, for programs "torch" and "jax".
+
+    On a busy machine the ratio of CPU-seconds is the steadier one; with one thread it is what the
+    ratio of seconds would be on an idle machine.
+    """
     torch, jax = timings["torch"], timings["jax"]
-    middle, low, high = ratios(torch, jax)
-    return [
-        str(threads),
-        f"{statistics.median(torch.steps):.2f}",
-        f"{statistics.median(jax.steps):.2f}",
-        f"{middle:.2f}",
-        f"{low:.2f} to {high:.2f}",
-        f"{torch.start_up:.0f}",
-        f"{jax.start_up:.0f}",
-    ]
+    cells = [str(threads), *(f"{statistics.median(t.wall):.2f}" for t in (torch, jax))]
+    for pair in ((torch.wall, jax.wall), (torch.cpu, jax.cpu)):
+        middle, low, high = ratios(*pair)
+        cells += [f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+    return [*cells, f"{torch.start_up:.0f}", f"{jax.start_up:.0f}"]
