@@ -8,7 +8,7 @@ PHOTOS ?= ../shared/photos
 STAGES ?= runs/stages
 DINOV3 := $(RUN) -m dinov3_jax
 
-.PHONY: pretrain test stages parity lint bench-data bench-students
+.PHONY: pretrain test stages parity lint bench bench-data bench-students bench-torch
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,16 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
+
+bench: $(VENV)/.installed  ## step time and MFU, input pipeline, checkpoints, on the devices at hand
+	$(RUN) -m benchmarks.train
+	$(RUN) -m benchmarks.data
+	$(RUN) -m benchmarks.checkpoint
+
+bench-torch: $(VENV)/.installed  ## the CPU step and forward against PyTorch (CPU builds do)
+	$(RUN) -m pip install --quiet -e .[parity]
+	$(RUN) -m benchmarks.torch_step
+	$(RUN) -m benchmarks.inference
 
 bench-data: $(VENV)/.installed
 	$(RUN) -m benchmarks.data

@@ -9,18 +9,16 @@ import statistics
 import time
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
+from benchmarks.synthetic import random_batch
 from configs import base
 from dinov3_jax.config import TrainConfig
-from dinov3_jax.data.masking import group_masks, mask_indices_and_weights
 from dinov3_jax.models import build
 from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train.multistudent_step import multistudent_step
 from dinov3_jax.train.state import init_state
 from dinov3_jax.train.step import train_step
-from dinov3_jax.train.targets import Batch, teacher_outputs
+from dinov3_jax.train.targets import teacher_outputs
 
 ROUNDS = 15
 
@@ -40,28 +38,6 @@ def recipe(width: int, depth: int) -> TrainConfig:
     crops = config.crops
     crops.global_size, crops.local_size, crops.local_count = 64, 32, 4
     return from_config_dict(config)
-
-
-def random_batch(config: TrainConfig) -> Batch:
-    rng = np.random.default_rng(0)
-    crops, images = config.crops, config.batch.images
-    side = crops.global_size // config.student.stride
-    masks = group_masks(
-        rng, crops=2 * images, grid=(side, side), probability=config.ibot.mask_probability,
-        ratio=config.ibot.mask_ratio, circular_shift=False,
-    )  # fmt: skip
-    indices, weights = mask_indices_and_weights(masks)
-
-    def pixels(count, size):
-        return jnp.asarray(rng.standard_normal((images, count, size, size, 3)), jnp.float32)
-
-    return Batch(
-        pixels(2, crops.global_size),
-        pixels(crops.local_count, crops.local_size),
-        jnp.asarray(masks.reshape(images, 2, -1)),
-        jnp.asarray(indices[None]),
-        jnp.asarray(weights[None]),
-    )
 
 
 def main() -> None:
