@@ -34,8 +34,8 @@ create() {
 
 install() {
     run gcloud compute tpus tpu-vm scp --recurse . "$NAME:dinov3_jax" --zone="$ZONE" --worker=all
-    on_all "sudo apt-get -q install -y nfs-common && sudo mkdir -p /mnt/dinov3 &&
-        (mountpoint -q /mnt/dinov3 || sudo mount $NFS /mnt/dinov3) &&
+    on_all "sudo apt-get -q install -y nfs-common && sudo mkdir -p /mnt/dinov3 && \
+        (mountpoint -q /mnt/dinov3 || sudo mount $NFS /mnt/dinov3) && \
         python3 -m venv venv && venv/bin/pip install -q -e 'dinov3_jax[tpu]'"
 }
 
