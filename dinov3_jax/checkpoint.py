@@ -3,19 +3,24 @@
 A checkpoint is one folder ``WORKDIR/checkpoints/STEP`` of separate items, so that a teacher loads
 without the optimizer: ``student``, ``teacher``, ``gram_teacher`` where there is one, ``optimizer``
 (moments, centres, step). Saves are asynchronous; what went wrong in one is raised by the next call
-here.
+here. Nothing in it depends on the mesh or the number of processes that wrote it. Of several
+processes each writes its share, and all make the calls here together.
 """
 
 import contextlib
 import dataclasses
+import json
 import logging
-from typing import TypeVar
+import pathlib
+import time
+from typing import NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from dinov3_jax.config import CheckpointConfig
+from dinov3_jax.distributed import agree
 from dinov3_jax.distributed.sharding import path_name
 from dinov3_jax.train.state import TrainState
 from dinov3_jax.types import Params
@@ -29,6 +34,14 @@ class CheckpointError(RuntimeError):
     """A checkpoint that could not be written or read, and what to do."""
 
 
+class Saving(NamedTuple):
+    """A save that was started."""
+
+    step: int
+    begun: float  # seconds since the epoch
+    blocked: float  # seconds that training stood still for it
+
+
 @contextlib.contextmanager
 def open_checkpoints(workdir: epath.PathLike, config: CheckpointConfig):
     """Context of an Orbax manager on ``workdir/checkpoints``; leaving it waits for saves."""
@@ -36,6 +49,10 @@ def open_checkpoints(workdir: epath.PathLike, config: CheckpointConfig):
         max_to_keep=config.keep,
         keep_period=config.keep_every,
         enable_async_checkpointing=True,
+        # Several students save at the same time: the processes meet under the student's name.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix=epath.Path(workdir).absolute().name
+        ),
     )
     folder = epath.Path(workdir).absolute() / "checkpoints"
     manager = ocp.CheckpointManager(folder, options=options, item_names=ITEMS)
@@ -47,14 +64,34 @@ def open_checkpoints(workdir: epath.PathLike, config: CheckpointConfig):
         manager.close()
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, step: int) -> None:
-    """Starts an asynchronous save of ``state`` after ``step`` steps."""
+def save(manager: ocp.CheckpointManager, state: TrainState, step: int) -> Saving | None:
+    """Starts an asynchronous save of ``state`` after ``step`` steps; None if that is there."""
+    begun = time.time()
     with _explained(manager.directory):
         manager.check_for_errors()  # of the save before
         if step in manager.all_steps():
-            return
+            return None
         items = {k: ocp.args.StandardSave(v) for k, v in _items(state).items()}
         manager.save(step, args=ocp.args.Composite(**items), force=True)
+    return Saving(step, begun, time.time() - begun)
+
+
+def cost(manager: ocp.CheckpointManager, saving: Saving) -> dict[str, float] | None:
+    """Metrics of a save once it is complete; None while it is under way.
+
+    ``checkpoint/blocked_seconds``: training stood still; ``checkpoint/background_seconds``: it went
+    on while files were written; ``checkpoint/bytes``: on disk.
+    """
+    folder = manager.directory / str(saving.step)
+    if not folder.exists():
+        return None
+    written = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["commit_timestamp_nsecs"]
+    files = [path for path in pathlib.Path(folder).rglob("*") if path.is_file()]
+    return {
+        "checkpoint/blocked_seconds": saving.blocked,
+        "checkpoint/background_seconds": max(written / 1e9 - saving.begun - saving.blocked, 0.0),
+        "checkpoint/bytes": float(sum(path.stat().st_size for path in files)),
+    }
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
@@ -76,7 +113,8 @@ def restore(
 
     ``newest``: none after this step is looked at. None where there is no checkpoint. A checkpoint
     that cannot be read is reported in the log and the one before is taken; when none can be read
-    that is an error, never a silent fresh start.
+    that is an error, never a silent fresh start. A checkpoint counts as read when all processes
+    have read their share of it.
     """
     steps = sorted(manager.all_steps(), reverse=True)
     if newest is not None:
@@ -87,23 +125,20 @@ def restore(
             )
         steps = [step for step in steps if step <= newest]
     for step in steps:
+        found = {}
         try:
-            items = {k: ocp.args.StandardRestore(v) for k, v in _items(abstract).items()}
-            found = manager.restore(step, args=ocp.args.Composite(**items))
-        except (MemoryError, PermissionError):
-            raise  # the checkpoint may well be whole
-        except Exception as error:
-            _log.error(
-                "CHECKPOINT %d CANNOT BE READ (%s: %s); trying the one before",
-                step,
-                type(error).__name__,
-                str(error).splitlines()[0] if str(error) else "",
-            )
+            run = manager.directory.parent
+            found = {k: load(run, step, k, tree) for k, tree in _items(abstract).items()}
+        except CheckpointError as error:
+            _log.error("CHECKPOINT %d CANNOT BE READ (%s); trying the one before", step, error)
+        if agree.which(not found):
             continue
-        for newer in (s for s in steps if s > step):
-            # Its steps are about to be made again. Kept aside: it may tell what went wrong.
-            folder = manager.directory / str(newer)
-            folder.rename(manager.directory.parent / f"unreadable_checkpoint_{newer}")
+        if jax.process_index() == 0:
+            for newer in (s for s in steps if s > step):
+                # Its steps are about to be made again. Kept aside: it may tell what went wrong.
+                folder = manager.directory / str(newer)
+                folder.rename(manager.directory.parent / f"unreadable_checkpoint_{newer}")
+        agree.barrier("unreadable checkpoints are out of the way")
         manager.reload()
         return _state(found)
     if steps:
@@ -143,8 +178,13 @@ def load(workdir: epath.PathLike, step: int, item: str, abstract: Params) -> Par
             f"{sorted(path.name for path in folder.parent.parent.glob('*/*'))}"
         )
     handler = ocp.PyTreeCheckpointHandler()
+    # Each process reads for itself: waiting for others would be for ever where one cannot read.
+    me = jax.process_index()
+    itself = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     try:
-        with contextlib.closing(ocp.Checkpointer(handler)) as reader:
+        with contextlib.closing(
+            ocp.Checkpointer(handler, multiprocessing_options=itself)
+        ) as reader:
             _fit(folder, handler.metadata(folder).tree, abstract)
             args = ocp.args.PyTreeRestore(
                 item=abstract,
@@ -152,11 +192,12 @@ def load(workdir: epath.PathLike, step: int, item: str, abstract: Params) -> Par
                 partial_restore=True,
             )
             return reader.restore(folder, args=args)
-    except CheckpointError:
-        raise
+    except (CheckpointError, MemoryError, PermissionError):
+        raise  # after the last two the checkpoint may well be whole
     except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
         raise CheckpointError(
-            f"{folder} cannot be read ({type(error).__name__}: {error}); take another checkpoint "
+            f"{folder} cannot be read ({type(error).__name__}: {reason}); take another checkpoint "
             "of that run"
         ) from error
 

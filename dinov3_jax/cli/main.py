@@ -1,14 +1,13 @@
 """``dinov3 VERB ...``, also ``python -m dinov3_jax VERB ...``."""
 
 import importlib
-import logging
 import sys
 
-import absl.logging
-
 from dinov3_jax.checkpoint import CheckpointError
+from dinov3_jax.cli import logs
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import SourceError
+from dinov3_jax.distributed.rollcall import HostsError
 from dinov3_jax.train.guard import TrainingError
 
 VERBS = {
@@ -28,11 +27,11 @@ def main() -> None:
         asked_for_help = sys.argv[1:2] in (["--help"], ["-h"], ["help"])
         print(_USAGE, file=sys.stdout if asked_for_help else sys.stderr)
         sys.exit(0 if asked_for_help else 2)
-    _set_up_logging()
+    logs.set_up()
     module = importlib.import_module(f"dinov3_jax.cli.{sys.argv[1]}")
     try:
         module.run(sys.argv[2:])
-    except (ConfigError, SourceError, CheckpointError, TrainingError) as error:
+    except (ConfigError, SourceError, CheckpointError, HostsError, TrainingError) as error:
         print(f"dinov3 {sys.argv[1]}: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
@@ -42,15 +41,3 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-
-
-def _set_up_logging():
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%H:%M:%S",
-        force=True,  # a library below us may have put a handler of its own in place
-    )
-    # Two layers below us log every file and every backend that is absent.
-    absl.logging.set_verbosity(absl.logging.WARNING)
-    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)

@@ -8,6 +8,7 @@ import re
 import jax
 
 from configs import folder
+from dinov3_jax.cli import hosts
 from dinov3_jax.cli.flags import parse_recipe
 from dinov3_jax.data.sources import open_source
 from dinov3_jax.recipe import from_config_dict
@@ -21,10 +22,13 @@ def run(argv: list[str]) -> None:
         "dinov3 pretrain",
         description="Pretrains on a folder of images, labelled or not, choosing model, batch and "
         "schedule for its size and this machine. Any key can be set: --config.steps=500",
+        allow_abbrev=False,
     )
     parser.add_argument("--data", required=True, help="folder, or several joined by commas")
     parser.add_argument("--workdir", required=True, help="folder of the run; resumes what is there")
+    hosts.add_flags(parser)
     options, rest = parser.parse_known_args(argv)
+    hosts.join(options)
 
     recipe = folder.get_config(f"data={options.data}")
     data = from_config_dict(recipe).data

@@ -6,7 +6,7 @@ from dinov3_jax.config import ConfigError, CropConfig, TrainConfig, VitConfig
 from dinov3_jax.data.resolution import crops_at
 
 
-def check_config(config: TrainConfig, *, process_count: int = 1):
+def check_config(config: TrainConfig):
     """Raises ConfigError if the data side cannot serve the recipe."""
     batch, data, cut, ibot = config.batch, config.data, config.crops, config.ibot
     low, high = ibot.mask_ratio
@@ -22,9 +22,9 @@ def check_config(config: TrainConfig, *, process_count: int = 1):
         _require(value >= 1, f"{name} is {value}, wanted at least 1")
     _check_crop_sizes(config)
     _require(
-        batch.images % (batch.group * process_count) == 0,
-        f"batch.images is {batch.images}, wanted whole groups of batch.group = {batch.group} on "
-        f"each of {process_count} processes: a multiple of {batch.group * process_count}",
+        batch.images % batch.group == 0,
+        f"batch.images is {batch.images}, wanted whole groups of batch.group = {batch.group}: a "
+        f"multiple of {batch.group}",
     )
     _require(
         data.augment in ("host", "device"),

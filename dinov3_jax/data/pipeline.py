@@ -9,7 +9,7 @@ import functools
 import gc
 import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grain
@@ -34,12 +34,11 @@ def train_batches(
     *,
     start_step: int,
     stop_step: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    groups: Sequence[int] | None = None,
 ) -> Generator[dict[str, np.ndarray], None, None]:
-    """Batches of steps start_step .. stop_step - 1, the contiguous slice of one process.
+    """Batches of steps start_step .. stop_step - 1, or of each the ``groups`` that a process reads.
 
-    With b = B / process_count images, s = S / process_count groups, n = 2 + L crops:
+    With s groups (None: all S), b = s B / S images, n = 2 + L crops:
 
     host augmentation    ``global_crops`` uint8 [b, 2, H, W, 3], ``local_crops`` [b, L, h, w, 3]
                          and, if the step has Gram crops, ``gram_crops`` [b, 2, g, g, 3];
@@ -60,28 +59,27 @@ def train_batches(
     its readers early.
     Raises ConfigError for a recipe this cannot serve, SourceError for a broken data set.
     """
-    check_config(config, process_count=process_count)
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index}, wanted 0..{process_count - 1}")
+    check_config(config)
+    count = config.batch.images // config.batch.group
+    mine = tuple(range(count) if groups is None else groups)
+    if not mine or not set(mine) <= set(range(count)):
+        raise ValueError(f"groups are {mine}, wanted at least one of 0..{count - 1}")
     if not 0 <= start_step <= stop_step:
         raise ValueError(f"steps {start_step}..{stop_step} run backwards or below 0")
     if len(source) < 1:
         raise SourceError("the data set has no records")
-    groups = config.batch.images // config.batch.group // process_count
-    load = functools.partial(
-        _load_group, source=source, config=config, groups=groups, process_index=process_index
-    )
-    data = config.data
-    dataset = grain.MapDataset.range(start_step * groups, stop_step * groups).map(load)
+    load = functools.partial(_load_group, source=source, config=config, groups=mine)
+    data, each = config.data, len(mine)
+    dataset = grain.MapDataset.range(start_step * each, stop_step * each).map(load)
     if data.workers > 0:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags; a library has no argv
         dataset = dataset.to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=1))
-        ahead = max(1, data.buffer * groups // data.workers)
+        ahead = max(1, data.buffer * each // data.workers)
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(data.workers, ahead))
     else:
-        dataset = dataset.to_iter_dataset(grain.ReadOptions(data.threads, data.buffer * groups))
-    return _batches(dataset, groups, copy=data.workers > 0)
+        dataset = dataset.to_iter_dataset(grain.ReadOptions(data.threads, data.buffer * each))
+    return _batches(dataset, each, copy=data.workers > 0)
 
 
 def eval_images(source: Source, indices, *, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -119,11 +117,11 @@ def _batches(dataset: grain.IterDataset, groups: int, *, copy: bool):
 
 
 def _load_group(
-    number: int, *, source: Source, config: TrainConfig, groups: int, process_index: int
+    number: int, *, source: Source, config: TrainConfig, groups: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
     """The ``number``-th group this process reads in the run, with leading axes B/S and 1."""
-    step, local = divmod(int(number), groups)
-    group = process_index * groups + local  # of the step's S groups
+    step, local = divmod(int(number), len(groups))
+    group = groups[local]
     sizes = crops_at(config.crops, resolution_at(config, step))
     config = dataclasses.replace(config, crops=sizes)
     first = step * config.batch.images + group * config.batch.group

@@ -47,7 +47,43 @@ def check_batch(config: BatchConfig, mesh: Mesh) -> None:
         )
 
 
+def alone():
+    """Context in which this process computes on a device of its own, whatever the others do.
+
+    Under the mesh of a run, every operation is one of all devices, and so of all processes.
+    """
+    return jax.set_mesh(make_mesh(MeshConfig(1, 1, 1), jax.local_devices()[:1]))
+
+
+def local_shards(mesh: Mesh) -> list[int]:
+    """Which of the equal parts of a batch lie on devices of this process, in ascending order.
+
+    There are ``replica`` x ``fsdp`` parts. On a torus neighbours in the mesh may belong to
+    different hosts, so that the parts of one host need not follow each other.
+    """
+    shards = mesh.shape["replica"] * mesh.shape["fsdp"]
+    places = batch_sharding(mesh).addressable_devices_indices_map((shards,))
+    return sorted({index[0].start or 0 for index in places.values() if index is not None})
+
+
+def local_groups(config: BatchConfig, mesh: Mesh) -> list[int]:
+    """The groups of a batch that this process has to read: those of its ``local_shards``."""
+    each = config.images // config.group // (mesh.shape["replica"] * mesh.shape["fsdp"])
+    return [shard * each + i for shard in local_shards(mesh) for i in range(each)]
+
+
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's slice of every array -> global arrays, sharded on axis 0."""
-    sharding = batch_sharding(mesh)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    """The ``local_shards`` of every array, joined -> global arrays, sharded on axis 0."""
+    sharding, mine = batch_sharding(mesh), local_shards(mesh)
+    shards = mesh.shape["replica"] * mesh.shape["fsdp"]
+
+    def place(local):
+        rows = len(local) // len(mine)
+
+        def part(index):
+            first = mine.index((index[0].start or 0) // rows) * rows
+            return local[first : first + rows]
+
+        return jax.make_array_from_callback((rows * shards, *local.shape[1:]), sharding, part)
+
+    return {name: place(local) for name, local in batch.items()}

@@ -16,7 +16,8 @@ from dinov3_jax.data import order
 from dinov3_jax.data.crops import resize
 from dinov3_jax.data.pipeline import eval_images
 from dinov3_jax.data.sources import Source, SourceError, open_source
-from dinov3_jax.distributed.mesh import global_batch
+from dinov3_jax.distributed import agree
+from dinov3_jax.distributed.mesh import alone, global_batch, local_shards
 from dinov3_jax.evals import health
 from dinov3_jax.evals.knn import knn_accuracy
 from dinov3_jax.losses.sinkhorn import sinkhorn
@@ -110,7 +111,10 @@ class Forward(NamedTuple):
 
 
 def make_forward(config: TrainConfig, networks: Networks, mesh: Mesh) -> Forward:
-    """Inference in batches of one size, sharded over ``mesh``."""
+    """Inference in batches of one size, sharded over ``mesh``.
+
+    All processes call with the same images, and all get all features.
+    """
 
     @jax.jit
     def dense(teacher, images):
@@ -125,6 +129,7 @@ def make_forward(config: TrainConfig, networks: Networks, mesh: Mesh) -> Forward
 
     shards = mesh.shape["replica"] * mesh.shape["fsdp"]
     size = -(-_BATCH // shards) * shards
+    mine = local_shards(mesh)
 
     def run(compiled, teacher, images):
         parts = []
@@ -132,8 +137,9 @@ def make_forward(config: TrainConfig, networks: Networks, mesh: Mesh) -> Forward
             chunk = images[start : start + size]
             padded = np.zeros((size, *images.shape[1:]), images.dtype)
             padded[: len(chunk)] = chunk
-            out = compiled(teacher, global_batch({"images": padded}, mesh)["images"])
-            parts.append([np.asarray(x)[: len(chunk)] for x in out])
+            local = np.concatenate([np.split(padded, shards)[shard] for shard in mine])
+            out = compiled(teacher, global_batch({"images": local}, mesh)["images"])
+            parts.append([agree.fetch(x)[: len(chunk)] for x in out])
         return [np.concatenate(column) for column in zip(*parts)]
 
     return Forward(
@@ -155,17 +161,18 @@ def evaluate_teacher(
 
     ``seen``: what ``forward.dense`` returns for ``data.health``.
     """
-    targets = sinkhorn(jnp.asarray(seen.cls_logits), temperature=temperature)
-    patches = jnp.asarray(seen.patch_tokens.reshape(-1, seen.patch_tokens.shape[-1]))
-    cls, patch_tokens = jnp.asarray(seen.cls), jnp.asarray(seen.patch_tokens)
-    row: dict[str, Any] = {
-        "health/rankme_cls": health.rankme(cls),
-        "health/rankme_patch": health.rankme(patches[:: max(1, len(patches) // _PATCHES)]),
-        "health/teacher_entropy": health.assignment_entropy(targets),
-        "health/prototypes_used": health.prototypes_used(targets)[0],
-        "health/patch_cosine": health.mean_patch_cosine(patch_tokens),
-        "health/cls_patch_cosine": health.mean_cls_patch_cosine(cls, patch_tokens),
-    }
+    with alone():
+        targets = sinkhorn(jnp.asarray(seen.cls_logits), temperature=temperature)
+        patches = jnp.asarray(seen.patch_tokens.reshape(-1, seen.patch_tokens.shape[-1]))
+        cls, patch_tokens = jnp.asarray(seen.cls), jnp.asarray(seen.patch_tokens)
+        row: dict[str, Any] = {
+            "health/rankme_cls": health.rankme(cls),
+            "health/rankme_patch": health.rankme(patches[:: max(1, len(patches) // _PATCHES)]),
+            "health/teacher_entropy": health.assignment_entropy(targets),
+            "health/prototypes_used": health.prototypes_used(targets)[0],
+            "health/patch_cosine": health.mean_patch_cosine(patch_tokens),
+            "health/cls_patch_cosine": health.mean_cls_patch_cosine(cls, patch_tokens),
+        }
     if data.knn is not None:
         row["eval/knn"] = _knn(
             data.knn, lambda images: forward.cls(teacher, images), config.eval.neighbours
@@ -185,11 +192,13 @@ def pixel_floor(data: KnnData, *, neighbours: int) -> float:
 
 
 def _knn(data: KnnData, features, neighbours: int) -> float:
-    return knn_accuracy(
-        features(data.bank.images),
-        data.bank.labels,
-        features(data.queries.images),
-        data.queries.labels,
-        classes=len(data.classes),
-        k=neighbours,
-    )
+    bank, queries = features(data.bank.images), features(data.queries.images)
+    with alone():
+        return knn_accuracy(
+            bank,
+            data.bank.labels,
+            queries,
+            data.queries.labels,
+            classes=len(data.classes),
+            k=neighbours,
+        )

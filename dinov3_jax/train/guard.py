@@ -4,6 +4,7 @@ import json
 import logging
 import math
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -18,7 +19,10 @@ class TrainingError(RuntimeError):
 
 
 class Guard:
-    """Counts unreadable images and non-finite steps; stops a run that has too many."""
+    """Counts unreadable images and non-finite steps; stops a run that has too many.
+
+    Each of several processes counts and keeps its own share of the images.
+    """
 
     def __init__(self, config: TrainConfig, workdir: epath.Path, source: Source):
         self._config, self._folder, self._source = config, workdir / "nonfinite", source
@@ -42,7 +46,8 @@ class Guard:
         dump = {"step": step, "metrics": {k: repr(v) for k, v in scalars.items()}}
         dump["images"] = [self._source[int(i)].id for i in records["record"]]
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step_{step}.json"
+        process = f"_process_{jax.process_index()}" if jax.process_index() else ""
+        path = self._folder / f"step_{step}{process}.json"
         path.write_text(json.dumps(dump, indent=1))
         bad = ", ".join(k for k, v in scalars.items() if not math.isfinite(v))
         _log.error("step %d is not finite (%s); parameters kept, details in %s", step, bad, path)

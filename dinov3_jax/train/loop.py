@@ -10,17 +10,18 @@ from etils import epath
 from jax.sharding import Mesh
 
 from dinov3_jax import checkpoint
-from dinov3_jax.config import ConfigError, TrainConfig
+from dinov3_jax.config import TrainConfig
 from dinov3_jax.data.pipeline import train_batches
 from dinov3_jax.data.resolution import resolution_at
 from dinov3_jax.data.sources import Source, open_source
-from dinov3_jax.distributed.mesh import global_batch, make_mesh
+from dinov3_jax.distributed import agree
+from dinov3_jax.distributed.mesh import global_batch, local_groups, make_mesh
 from dinov3_jax.train import metrics as train_metrics, summary
 from dinov3_jax.train.check import check_recipe, check_students
 from dinov3_jax.train.profiler import profiler
 from dinov3_jax.train.program import BOOKKEEPING, Arguments, compile_steps
 from dinov3_jax.train.start import load_frozen
-from dinov3_jax.train.stop import stop_requested
+from dinov3_jax.train.stop import stop_requested, stops_after
 from dinov3_jax.train.students import Student, open_students, prepare
 from dinov3_jax.types import Params
 
@@ -35,6 +36,9 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict[str, float]:
     Writes metrics.jsonl, tensorboard/, checkpoints/, config.json and report.html. SIGTERM and
     SIGINT save a checkpoint and return normally (SIGTERM, often followed by a kill, without the
     report); the same call then goes on where it stopped.
+
+    With several processes (``distributed.hosts``) all make this call, on a folder that all see.
+    Process 0 alone writes, but for its share of the checkpoints; a signal to one stops all.
     """
     return train_students({"": config}, workdir)[""]
 
@@ -54,10 +58,6 @@ def train_students(
     for config in configs.values():
         check_recipe(config, mesh)
     check_students(configs)
-    if jax.process_count() > 1:
-        raise ConfigError(
-            f"{jax.process_count()} processes: training runs on the devices of one host so far"
-        )
     source = open_source(shared.data)
     plans, eval_data = prepare(configs, workdir, source)
     with (
@@ -69,9 +69,10 @@ def train_students(
         for student in students:
             _banner(student, mesh, source)
         _run(students, mesh, source, frozen, start, stop)
-        if stop.signal != signal.SIGTERM:
+        if agree.largest(stop.signal or 0) != signal.SIGTERM:
             for s in students:
                 summary.report(s.workdir, s.config, s.eval_data, s.forward, s.state.teacher)
+    agree.barrier("the end")  # what process 0 still writes may take longer than JAX would wait
     return {s.name: (train_metrics.read_metrics(s.workdir) or [{}])[-1] for s in students}
 
 
@@ -90,12 +91,13 @@ def _run(
         return
     shared = students[0].config
     key = jax.random.key(shared.seed)
+    note = f"stop/{students[0].workdir}/{start}"
     active, programs, pending = [], [], collections.deque()
     for student in students:
         if student.fresh:
             student.assess(start)
     batches = _prefetch(shared, mesh, source, start, end)
-    bar = train_metrics.progress_bar(start, end)
+    bar = train_metrics.progress_bar(start, end, shown=jax.process_index() == 0)
     clock = train_metrics.Clock(shared.batch.images, start)
     with (
         contextlib.closing(batches),
@@ -119,7 +121,8 @@ def _run(
                 s.state = states[s.name]
             pending.append((step, raw, records, active))
             done = step + 1
-            stopping = stop.signal is not None  # read once: a signal may come at any moment
+            asked = stop.signal is not None  # read once: a signal may come at any moment
+            stopping = stops_after(done, wanted=asked, ahead=_LAG, name=note)
             last = done == end or stopping
             while len(pending) > (0 if last else _LAG):
                 number, raw, records, then = pending.popleft()
@@ -138,13 +141,15 @@ def _run(
                         f"data wait {rates['data_wait']:.0%}"
                     )
             for s in active:
-                checkpoint.check(s.manager)
+                s.note_saves()
                 if last or done == s.end or done % s.config.checkpoint.every == 0:
                     with clock.paused():
-                        checkpoint.save(s.manager, s.state, done)
-            if stopping:
+                        s.save(done)
+            if last:
                 for s in active:
                     checkpoint.wait(s.manager)
+                    s.note_saves()
+            if stopping:
                 _log.warning("signal received: saved step %d, stopping", done)
                 break
             for s in active:
@@ -155,7 +160,8 @@ def _run(
 
 def _prefetch(config, mesh, source, start, end):
     """(device arrays, host bookkeeping) of each step, transfers one step ahead."""
-    batches = train_batches(source, config, start_step=start, stop_step=end)
+    groups = local_groups(config.batch, mesh)
+    batches = train_batches(source, config, start_step=start, stop_step=end, groups=groups)
 
     def place(batch):
         arrays = {k: v for k, v in batch.items() if k not in BOOKKEEPING}

@@ -96,8 +96,10 @@ class Window:
         return row
 
 
-def progress_bar(start: int, steps: int) -> tqdm:
-    """Steps done, rate and time left on one line of the terminal."""
+def progress_bar(start: int, steps: int, *, shown: bool = True) -> tqdm:
+    """Steps done, rate and time left on one line of the terminal, or nothing."""
+    if not shown:
+        return tqdm(disable=True)
     return tqdm(
         total=steps,
         initial=start,

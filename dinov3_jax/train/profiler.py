@@ -7,8 +7,12 @@ import jax
 
 @contextlib.contextmanager
 def profiler(config, workdir):
-    """One profiler window, written to ``workdir/profile``; ended early if the run ends in it."""
-    first, last = config.log.profile_start, None
+    """One profiler window, written to ``workdir/profile``; ended early if the run ends in it.
+
+    Of several processes the first one shows its devices.
+    """
+    first = config.log.profile_start if jax.process_index() == 0 else None
+    last = None
     if first is not None:
         last = first + config.log.profile_steps
 

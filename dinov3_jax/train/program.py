@@ -13,7 +13,7 @@ from dinov3_jax.config import CropConfig, TrainConfig
 from dinov3_jax.data.pipeline import train_batches
 from dinov3_jax.data.resolution import crops_at
 from dinov3_jax.data.sources import Source
-from dinov3_jax.distributed.mesh import global_batch
+from dinov3_jax.distributed.mesh import global_batch, local_groups
 from dinov3_jax.models import build
 from dinov3_jax.train.multistudent_step import multistudent_step
 from dinov3_jax.train.state import state_shardings
@@ -67,11 +67,12 @@ def compile_steps(
     run. ``index`` of ``data.resolution`` says which one a step takes.
     """
     config = next(iter(configs.values()))
-    programs = []
+    programs, groups = [], local_groups(config.batch, mesh)
     for index in range(len(config.crops.mixture or (None,))):
         crops = crops_at(config.crops, index)
         only = dataclasses.replace(config, crops=crops)
-        for batch in train_batches(source, only, start_step=0, stop_step=1):  # for its shapes
+        # For its shapes:
+        for batch in train_batches(source, only, start_step=0, stop_step=1, groups=groups):
             arrays = global_batch({k: v for k, v in batch.items() if k not in BOOKKEEPING}, mesh)
         started = time.perf_counter()
         lowered = step_program(configs, mesh, crops).lower(

@@ -6,17 +6,21 @@ rows of metrics); its own schedules count from the step at which it joined.
 
 import contextlib
 import dataclasses
+import json
 import logging
 from typing import Any, NamedTuple
 
+import jax
 from etils import epath
 from jax.sharding import Mesh
 
 from dinov3_jax import checkpoint
 from dinov3_jax.config import TrainConfig
 from dinov3_jax.data.sources import Source
+from dinov3_jax.distributed import agree
 from dinov3_jax.evals.similarity import write_similarity
 from dinov3_jax.models import build
+from dinov3_jax.recipe import to_dict
 from dinov3_jax.train import evaluate, guard, metrics, workdir as workdirs
 from dinov3_jax.train.start import Sources, find_sources, start
 from dinov3_jax.train.state import TrainState
@@ -43,12 +47,13 @@ class Student:
     begin: int  # step of the run at which it was at its own step 0
     fresh: bool  # it starts in this call
     manager: Any
-    writer: metrics.MetricsWriter
+    writer: metrics.MetricsWriter | None  # of the first process
     forward: evaluate.Forward
     eval_data: evaluate.EvalData
     watch: guard.Guard
     window: metrics.Window
     last_loss: float = float("nan")
+    savings: list[checkpoint.Saving] = dataclasses.field(default_factory=list)  # under way
 
     @property
     def end(self) -> int:
@@ -63,7 +68,23 @@ class Student:
         if rates is not None:
             row = self.window.means() | rates
             self.last_loss = row["loss/total"]
-            self.writer.write(step + 1, row)
+            if self.writer is not None:
+                self.writer.write(step + 1, row)
+
+    def save(self, done: int) -> None:
+        """Starts to save the state after ``done`` steps, unless that is there."""
+        saving = checkpoint.save(self.manager, self.state, done)
+        if saving is not None and self.writer is not None:
+            self.savings.append(saving)
+
+    def note_saves(self) -> None:
+        """Writes the rows of saves that have come to their end; raises what went wrong in one."""
+        checkpoint.check(self.manager)
+        for saving in list(self.savings):
+            row = checkpoint.cost(self.manager, saving)
+            if row is not None and self.writer is not None:
+                self.writer.write(saving.step, row)
+                self.savings.remove(saving)
 
     def assess(self, done: int) -> None:
         """Writes the evaluation row and the similarity picture of the teacher after ``done``."""
@@ -73,18 +94,24 @@ class Student:
         row = evaluate.evaluate_teacher(
             self.forward, teacher, self.eval_data, self.config, float(temperature), seen=seen
         )
-        self.writer.write(done, row)
-        write_similarity(self.workdir, done, images, seen.patch_tokens)
+        if self.writer is not None:
+            self.writer.write(done, row)
+            write_similarity(self.workdir, done, images, seen.patch_tokens)
 
 
 def prepare(
     configs: dict[str, TrainConfig], workdir: epath.Path, source: Source
 ) -> tuple[dict[str, Plan], dict[str, evaluate.EvalData]]:
     """Looks at everything the students need and claims their workdirs; compiles nothing."""
+    recipes = {name: to_dict(config) for name, config in configs.items()}
+    agree.check_same("the recipe", json.dumps(recipes))
+    agree.check_same("the data set", source.fingerprint)
     plans, loaded = {}, {}
     for name, config in configs.items():
         own = workdir / name if name else workdir
-        fresh = not checkpoint.complete_steps(own)
+        steps = checkpoint.complete_steps(own)
+        agree.check_same(f"the list of checkpoints in {own}", str(steps))
+        fresh = not steps
         plans[name] = Plan(config, own, find_sources(config, resuming=not fresh), fresh)
     for config in configs.values():
         if config.eval not in loaded:
@@ -113,8 +140,11 @@ def open_students(
         states, begins, now = _restore(plans, managers, workdir, mesh)
         students = []
         for name, plan in plans.items():
-            writer = stack.enter_context(contextlib.closing(metrics.MetricsWriter(plan.workdir)))
-            writer.rewind(begins[name] + int(states[name].step))
+            writer = None
+            if jax.process_index() == 0:
+                writer = metrics.MetricsWriter(plan.workdir)
+                stack.enter_context(contextlib.closing(writer))
+                writer.rewind(begins[name] + int(states[name].step))
             students.append(
                 Student(
                     name=name,
@@ -161,5 +191,7 @@ def _restore(plans, managers, workdir, mesh):
                 restore(name, newest=limit)
     now = max((begins[name] + own[name] for name in running or known), default=0)
     begins |= {name: now - own[name] for name in plans if name not in begins}
-    workdirs.write_begins(workdir, begins)
+    agree.barrier("all have read where students began")
+    if jax.process_index() == 0:
+        workdirs.write_begins(workdir, begins)
     return states, begins, now

@@ -2,6 +2,7 @@
 
 import logging
 
+import jax
 from etils import epath
 
 from dinov3_jax.config import TrainConfig
@@ -26,7 +27,16 @@ def report(
     forward: evaluate.Forward,
     teacher: Params,
 ) -> None:
-    """Writes ``workdir/report.html`` from metrics.jsonl, similarity/ and the teacher's features."""
+    """Writes ``workdir/report.html`` from metrics.jsonl, similarity/ and the teacher's features.
+
+    All processes make the features, the first one writes.
+    """
+    pictures = _pictures(config, data, forward, teacher)
+    if jax.process_index() == 0:
+        _write(workdir, config, data, pictures)
+
+
+def _write(workdir, config, data, pictures):
     rows = read_metrics(workdir)
     newest = {key: value for row in rows for key, value in row.items()}
     findings = diagnose(
@@ -51,7 +61,7 @@ def report(
         path,
         metrics=rows,
         config=to_dict(config),
-        pictures=_pictures(config, data, forward, teacher),
+        pictures=pictures,
         strips=read_strips(workdir, evaluated),
         floors=floors,
         findings=findings,

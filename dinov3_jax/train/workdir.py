@@ -1,23 +1,28 @@
 """A workdir belongs to one run: one recipe on one data set."""
 
 import json
+import time
 
+import jax
 from etils import epath
 
 from dinov3_jax.config import ConfigError, TrainConfig
 from dinov3_jax.data.sources import Source
+from dinov3_jax.distributed import agree
 from dinov3_jax.recipe import to_dict
 from dinov3_jax.train.metrics import write_whole
 
 # Sections that may change between two starts of one run: they do not touch what is computed.
 _FREE = ("mesh", "eval", "checkpoint", "log", "data.threads", "data.workers", "data.buffer",
          "data.path", "data.max_bad_fraction", "name")  # fmt: skip
+_PATIENCE = 60  # seconds; NFS remembers for as long, by default, that a file was not there
 
 
 def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
     """Writes config.json into a fresh workdir; ``ConfigError`` if another run lives there.
 
-    A run lives there once it has a checkpoint; before that the recipe may still change.
+    A run lives there once it has a checkpoint; before that the recipe may still change. All
+    processes look, the first one writes, and it is an error if one does not see what it wrote.
     """
     if "://" in str(workdir):
         raise ConfigError(f"workdir {workdir} is remote; give a local or mounted folder")
@@ -41,8 +46,27 @@ def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
                 "changed since it started. Restore the files to resume it, or take another "
                 "--workdir"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps({"config": ours, "data": source.fingerprint}, indent=2))
+    text = json.dumps({"config": ours, "data": source.fingerprint}, indent=2)
+    agree.barrier("all have looked at config.json")
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+    agree.barrier("config.json is written")
+    blind = agree.which(not _sees(path, text))
+    if blind:
+        raise ConfigError(
+            f"{agree.named(blind)} cannot see {path}, which process 0 wrote; give a --workdir on a "
+            "file system that all hosts share"
+        )
+
+
+def _sees(path, text):
+    """Network file systems show what another host wrote after some seconds."""
+    for _ in range(_PATIENCE):
+        if path.exists() and path.read_text() == text:
+            return True
+        time.sleep(1.0)
+    return False
 
 
 def begins(folder: epath.Path) -> dict[str, int]:

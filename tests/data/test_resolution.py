@@ -80,7 +80,7 @@ def test_resuming_continues(source, mixed, augment):
 @pytest.mark.parametrize("augment", ["host", "device"])
 def test_processes_draw_the_same_entries(source, mixed, augment):
     config = mixed({"data.augment": augment})
-    parts = [read(source, config, stop=STEPS, process_index=i, process_count=2) for i in range(2)]
+    parts = [read(source, config, stop=STEPS, groups=groups) for groups in ((0, 1), (2, 3))]
     joined = [
         {name: np.concatenate([part[name] for part in step]) for name in step[0]}
         for step in zip(*parts)

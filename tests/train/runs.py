@@ -7,11 +7,15 @@ import ast
 import sys
 
 import cv2
+import jax
 import numpy as np
 
 from configs import base
-from dinov3_jax.config import TrainConfig
+from dinov3_jax import checkpoint
+from dinov3_jax.config import MeshConfig, TrainConfig
+from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.recipe import from_config_dict
+from dinov3_jax.train.state import init_state, state_shardings
 
 
 def tiny_recipe(folder, **overrides):
@@ -57,6 +61,20 @@ def write_images(folder, count=20, *, classes=1, size=24):
         image = (ramp + rng.uniform(0, 50, (size, size, 3))).astype(np.uint8)
         cv2.imwrite(str(target / f"{i:03}.png"), image)
     return folder
+
+
+def final_state(workdir, config):
+    """The newest checkpoint of a run, on one device."""
+    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
+    abstract = checkpoint.abstract(shapes, state_shardings(config, mesh))
+    with checkpoint.open_checkpoints(workdir, config.checkpoint) as manager:
+        return checkpoint.restore(manager, abstract)
+
+
+def assert_equal_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
 if __name__ == "__main__":

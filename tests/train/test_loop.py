@@ -19,7 +19,7 @@ from dinov3_jax.train import loop, workdir
 from dinov3_jax.train.guard import TrainingError
 from dinov3_jax.train.metrics import read_metrics
 from dinov3_jax.train.state import init_state, state_shardings
-from tests.train.runs import tiny_config, write_images
+from tests.train.runs import assert_equal_bits, final_state, tiny_config, write_images
 
 # What a run needs on the eight simulated devices of the test process.
 EIGHT = {"mesh.fsdp": -1, "batch.images": 16, "batch.group": 2}
@@ -63,19 +63,6 @@ def wait_for(condition, run, seconds=240):
         assert time.monotonic() < end, "waited in vain"
         assert run.poll() is None, run.stderr.read()
         time.sleep(0.01)
-
-
-def final_state(workdir, config):
-    mesh = make_mesh(config.mesh, jax.devices()[:1])
-    shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
-    abstract = checkpoint.abstract(shapes, state_shardings(config, mesh))
-    with checkpoint.open_checkpoints(workdir, config.checkpoint) as manager:
-        return checkpoint.restore(manager, abstract)
-
-
-def assert_equal_bits(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
 def test_a_run_leaves_what_it_promises(finished):

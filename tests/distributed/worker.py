@@ -1,0 +1,98 @@
+"""What one of several processes does for tests/distributed/test_hosts.py.
+
+``python -m tests.distributed.worker WORKDIR --coordinator=... --process_count=... ...``
+"""
+
+import argparse
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from dinov3_jax import checkpoint
+from dinov3_jax.cli import hosts
+from dinov3_jax.config import ConfigError, MeshConfig
+from dinov3_jax.distributed import agree
+from dinov3_jax.distributed.mesh import AXES, alone, global_batch, local_groups, make_mesh
+from dinov3_jax.train.state import init_state, state_shardings
+from tests.train.runs import assert_equal_bits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workdir", type=pathlib.Path)
+    hosts.add_flags(parser)
+    options = parser.parse_args()
+    hosts.join(options)
+    from tests.train import saved  # asks for devices, which is too early above
+
+    me, count = jax.process_index(), jax.process_count()
+    assert (me, count) == (options.process_index, options.process_count)
+
+    _batches(saved.small_config(), me, count)
+    _agreements(me, count)
+    _checkpoints(options.workdir, saved.small_config(), saved.state_at)
+    agree.barrier("the end")
+
+
+def _batches(config, me, count):
+    """On a mesh in which the hosts' devices take turns, every row still has its place."""
+    turns = np.array(jax.devices()).reshape(count, -1).T.reshape(1, -1, 1)
+    mesh = Mesh(turns, AXES)
+    rows = np.arange(8 * turns.size).reshape(-1, 4)  # two rows a device
+    batch = dataclasses.replace(config.batch, images=len(rows))
+    groups = local_groups(batch, mesh)
+    assert groups == list(range(me, turns.size, count))
+    local = rows.reshape(turns.size, 2, 4)[groups].reshape(-1, 4)
+    x = global_batch({"rows": local}, mesh)["rows"]
+    assert not x.is_fully_addressable
+    np.testing.assert_array_equal(agree.fetch(x), rows)
+    with jax.set_mesh(make_mesh(MeshConfig(1, -1, 1))), alone():
+        if me == 0:  # would wait for the others in vain if it were theirs too
+            assert jax.numpy.ones(3).sum().is_fully_addressable
+
+
+def _agreements(me, count):
+    assert agree.largest(10 + me) == 9 + count
+    assert agree.which(me != 0) == list(range(1, count))
+    agree.check_same("this", "the same")
+    others = agree.named(list(range(1, count)))
+    with pytest.raises(ConfigError, match=f"the recipe of {others} differs from that of process 0"):
+        agree.check_same("the recipe", f"mine {me}")
+    assert agree.read_note("note") is None
+    agree.barrier("nobody has left a note")
+    agree.leave_note("note", str(me))
+    agree.barrier("everybody has")
+    first = agree.read_note("note")
+    assert agree.which(first == str(me)) == [int(first or -1)]
+
+
+def _checkpoints(workdir, config, state_at):
+    """Step 1 was saved by one process on one device; step 2 is saved by all of us."""
+    mesh = make_mesh(config.mesh)
+    shardings = state_shardings(config, mesh)
+    shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
+    with checkpoint.open_checkpoints(workdir, config.checkpoint) as manager:
+        state = checkpoint.restore(manager, checkpoint.abstract(shapes, shardings))
+        assert state is not None
+        assert_equal_bits(jax.tree.map(agree.fetch, state), state_at(config, 1))
+
+        def place(x, sharding):
+            return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+        second = jax.tree.map(place, state_at(config, 2), shardings)
+        saving = checkpoint.save(manager, second, 2)
+        checkpoint.wait(manager)
+        assert saving is not None
+        cost = checkpoint.cost(manager, saving)
+        assert cost is not None
+        size = sum(x.nbytes for x in jax.tree.leaves(state_at(config, 2)))
+        # Compressed, but of random numbers; and with metadata, which is more than these parameters.
+        assert cost["checkpoint/bytes"] > 0.8 * size
+
+
+if __name__ == "__main__":
+    main()
