@@ -1,0 +1,181 @@
+"""The real train step, compiled for chips that are not here.
+
+The compiler works in a process of its own. What it knows before it writes machine code (the
+optimised program with its collectives, the memory of every buffer) takes seconds; then the process
+is stopped, unless machine code (and with it the compiler's estimate of cycles) is asked for, which
+takes minutes.
+"""
+
+import dataclasses
+import multiprocessing
+import tempfile
+import time
+import traceback
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+from dinov3_jax.config import ConfigError, TrainConfig
+from dinov3_jax.data.pipeline import train_batches
+from dinov3_jax.data.record import Record
+from dinov3_jax.data.resolution import crops_at
+from dinov3_jax.distributed import sharding
+from dinov3_jax.distributed.compiler import compiler_options
+from dinov3_jax.distributed.mesh import make_mesh
+from dinov3_jax.models import build
+from dinov3_jax.plan.topology import Topology, tpu_devices
+from dinov3_jax.train.program import BOOKKEEPING, step_program
+from dinov3_jax.train.state import init_state, state_shardings
+
+_REPORT = "after_optimizations-memory-usage-report.txt"
+_PROGRAM = "after_optimizations.txt"
+
+
+class Compiled(NamedTuple):
+    program: str  # optimised HLO; with estimated cycles if machine code was made
+    memory: str  # the compiler's report of buffers before it packs them
+    peak_bytes: int | None  # of a chip, arguments included; None without machine code
+    seconds: float
+    error: str  # what the compiler said if the program does not fit, else ""
+
+
+def abstract_arguments(
+    configs: dict[str, TrainConfig], mesh: Mesh, *, resolution: int
+) -> tuple[dict, dict, Any, dict | None]:
+    """(states, batch, key, frozen teacher) of ``step_program`` as shapes on ``mesh``.
+
+    The batch has the shapes that the data pipeline gives for entry ``resolution`` of
+    ``crops.mixture``: one group is read from a picture made up here.
+    """
+    shared = next(iter(configs.values()))
+    whole = NamedSharding(mesh, P())
+    states = {
+        name: _abstract(lambda c=config: init_state(c, jax.random.key(0)), state_shardings(config, mesh))
+        for name, config in configs.items()
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
+    frozen = None
+    if shared.distill is not None:
+        make = lambda: build.init_distill_params(shared, jax.random.key(0))  # noqa: E731
+        specs = sharding.param_specs(jax.eval_shape(make), mesh)
+        frozen = _abstract(make, sharding.named(specs, mesh))
+    return states, _abstract_batch(shared, mesh, resolution), key, frozen
+
+
+def _abstract(make, shardings):
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        jax.eval_shape(make),
+        shardings,
+    )
+
+
+def _abstract_batch(config, mesh, resolution):
+    one = dataclasses.replace(
+        config,
+        batch=dataclasses.replace(config.batch, images=config.batch.group, accumulate=1),
+        crops=dataclasses.replace(crops_at(config.crops, resolution), mixture=None),
+        data=dataclasses.replace(config.data, threads=1, workers=0, buffer=1),
+    )
+    side = config.crops.global_size
+    picture: Any = [Record(np.zeros((side, side, 3), np.uint8), "plain", None)]
+    (batch,) = train_batches(picture, one, start_step=0, stop_step=1)
+    groups = config.batch.images // config.batch.group
+    return {
+        name: jax.ShapeDtypeStruct(
+            (len(x) * groups, *x.shape[1:]), x.dtype, sharding=sharding.batch_sharding(mesh)
+        )
+        for name, x in batch.items()
+        if name not in BOOKKEEPING
+    }
+
+
+def compile_for(
+    configs: dict[str, TrainConfig], topology: Topology, *, resolution: int, codegen: bool
+) -> Compiled:
+    """Compiles one step for a TPU topology; ``codegen``: to machine code.
+
+    Raises ``ConfigError`` for a recipe that does not lower; a program that does not fit into memory
+    is a result (``Compiled.error``).
+    """
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = context.Pipe()
+        child = context.Process(
+            target=_compile, args=(configs, topology, resolution, folder, theirs), daemon=True
+        )
+        started = time.perf_counter()
+        child.start()
+        theirs.close()
+        try:
+            outcome = _outcome(child, ours, epath.Path(folder), codegen)
+        finally:
+            child.kill()
+            child.join()
+        if outcome.get("refused"):
+            raise ConfigError(f"the step of this recipe does not lower: {outcome['refused']}")
+        files = {p.name: p for p in epath.Path(folder).iterdir() if "jit_step" in p.name}
+        find = lambda end: next((p.read_text() for n, p in files.items() if n.endswith(end)), "")  # noqa: E731
+        return Compiled(
+            program=outcome.get("program") or find("." + _PROGRAM),
+            memory=find("." + _REPORT),
+            peak_bytes=outcome.get("peak_bytes"),
+            seconds=time.perf_counter() - started,
+            error=outcome.get("error", ""),
+        )
+
+
+def _outcome(child, pipe, folder, codegen):
+    """What the child says; {} once its reports are on disk, if that is enough."""
+    while True:
+        if pipe.poll(0.5):
+            try:
+                return pipe.recv()
+            except EOFError:
+                child.join()
+                raise RuntimeError(f"the compiler's process died, exit {child.exitcode}") from None
+        # The report is the last thing written before machine code.
+        if not codegen and any("jit_step" in p.name for p in folder.glob(f"*{_REPORT}")):
+            time.sleep(1.0)  # for the rest of the file
+            return {}
+
+
+def _compile(configs, topology, resolution, folder, pipe):
+    """In the child: sends a dict of results, or of the reason why there are none."""
+    try:
+        devices = tpu_devices(topology)
+        shared = next(iter(configs.values()))
+        mesh = make_mesh(shared.mesh, devices)
+        with jax.set_mesh(mesh):
+            arguments = abstract_arguments(configs, mesh, resolution=resolution)
+            program = step_program(configs, mesh, crops_at(shared.crops, resolution))
+            lowered = program.lower(*arguments)
+    except Exception:
+        pipe.send({"refused": traceback.format_exc(limit=-3)})
+        return
+    options = compiler_options(devices[0].device_kind) | {
+        "xla_dump_to": folder,
+        "xla_dump_hlo_as_text": True,
+        "xla_dump_hlo_module_re": "jit_step.*",
+    }
+    try:
+        compiled = lowered.compile(options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            pipe.send({"refused": str(error)})
+            return
+        pipe.send({"error": str(error).splitlines()[0]})
+        return
+    memory = compiled.memory_analysis()
+    pipe.send({"peak_bytes": memory.peak_memory_in_bytes, "program": _text(compiled, folder)})
+
+
+def _text(compiled, folder):
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:  # jaxlib cannot print what runs on a SparseCore
+        return ""
