@@ -5,9 +5,7 @@ docs/attention.md says which one when, with measured facts.
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec as P
 
-from dinov3_jax.distributed.sharding import BATCH_AXES
 from dinov3_jax.models import attention_tpu
 
 
@@ -20,8 +18,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str) 
       "xla"     ``jax.nn.dot_product_attention``: any platform, dtype and shape.
       "cudnn"   cuDNN's flash attention: NVIDIA GPUs of compute capability 8.0 on, bfloat16 or
                 float16, C up to 128 (256 from capability 9.0 on).
-      "pallas"  the TPU kernel of ``attention_tpu``, T up to ``attention_tpu.MAX_TOKENS``. Under a
-                mesh it runs on each device's share of n, and of A where "tensor" divides it.
+      "pallas"  the TPU kernel of ``attention_tpu``, T up to ``attention_tpu.MAX_TOKENS``.
       "auto"    ``choose``.
 
     Raises ``ValueError`` where one that is asked for by name cannot do it; JAX raises its own error
@@ -34,7 +31,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str) 
     if implementation == "cudnn":
         return _cudnn(q, k, v)
     if implementation == "pallas":
-        return _on_each_device(attention_tpu.attention, heads=q.shape[2])(q, k, v)
+        return attention_tpu.attention(q, k, v)
     raise ValueError(
         f"attention implementation {implementation!r}, wanted 'auto', 'xla', 'cudnn' or 'pallas'"
     )
@@ -83,17 +80,3 @@ def _cudnn(q, k, v):
     q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
     out = jax.nn.dot_product_attention(q, k, v, scale=C**-0.5, implementation="cudnn")
     return out[..., :C]
-
-
-def _on_each_device(function, *, heads):
-    """``function`` of arrays [n, T, A, C] on each device's share of them.
-
-    A kernel is opaque to the partitioner, which would gather what it reads.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    free = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Auto}
-    if not free:
-        return function
-    batch = tuple(axis for axis in BATCH_AXES if axis in free)
-    spec = P(batch, None, "tensor" if heads % mesh.shape["tensor"] == 0 else None)
-    return jax.shard_map(function, in_specs=spec, out_specs=spec, axis_names=free, check_vma=False)

@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AxisType, PartitionSpec as P
+
+from dinov3_jax.distributed.sharding import BATCH_AXES
 
 MAX_TOKENS = 8192
 _LANES = 128  # a block of heads is a multiple of the vector registers' width, or all A
@@ -31,26 +34,47 @@ _VMEM = 64 * 2**20  # bytes that a kernel may use: all of a v5p's, half of a v5e
 
 @jax.custom_vjp
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """softmax(q kᵀ / √C) v for q, k, v [n, T, A, C] of one dtype; T up to ``MAX_TOKENS``.
+    """softmax(q kᵀ / √C) v for q, k, v [n, T, A, C] of one dtype.
 
-    Any T: the compiler masks what a last tile has beyond it. Compiles for TPUs alone; elsewhere it
-    runs under ``pltpu.force_tpu_interpret_mode()``. Raises ``ValueError`` for a longer sequence.
+    Any T up to ``MAX_TOKENS``, without padding: the compiler masks what the last registers hold
+    beyond it. Under a mesh each device takes its share of n. Compiles for TPUs alone; elsewhere
+    Pallas' interpret mode runs it. Raises ``ValueError`` for a longer sequence.
     """
     return _forward(q, k, v)
 
 
 def _forward(q, k, v):
-    return _call(_forward_kernel, q, k, v, reads="qkk", writes="q", sums=0, products=2)[0]
+    run = functools.partial(_run, _forward_kernel, reads="qkk", writes="q", sums=0, products=2)
+    return _on_each_device(run, q, k, v)[0]
 
 
 def _backward(saved, dout):
-    return _call(_backward_kernel, *saved, dout, reads="qkkq", writes="qkk", sums=2, products=5)
+    run = functools.partial(_run, _backward_kernel, reads="qkkq", writes="qkk", sums=2, products=5)
+    return _on_each_device(run, *saved, dout)
 
 
 attention.defvjp(lambda q, k, v: (_forward(q, k, v), (q, k, v)), _backward)
 
 
-def _call(kernel, *arrays, reads: str, writes: str, sums: int, products: int):
+def _on_each_device(run, *arrays):
+    """``run`` on each device's share of n, and of A where the mesh's axis "tensor" divides it.
+
+    A kernel is opaque to the partitioner, which would gather what it reads.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    free = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Auto}
+    if not free:  # no mesh, or inside of a shard_map
+        return run(*arrays)
+    batch = tuple(axis for axis in BATCH_AXES if axis in free)
+    heads = (
+        "tensor" if "tensor" in free and arrays[0].shape[2] % mesh.shape["tensor"] == 0 else None
+    )
+    spec = P(batch, None, heads)
+    sharded = jax.shard_map(run, in_specs=spec, out_specs=spec, axis_names=free, check_vma=False)
+    return sharded(*arrays)
+
+
+def _run(kernel, *arrays, reads: str, writes: str, sums: int, products: int):
     """The kernel, which sees arrays [n, T, A, C] as [n, T, A·C].
 
     A letter each of ``reads`` and ``writes`` says whether a program has a block of queries or all
@@ -65,6 +89,7 @@ def _call(kernel, *arrays, reads: str, writes: str, sums: int, products: int):
     flat = jax.ShapeDtypeStruct((n, T, A * C), dtype)
     outputs = pl.pallas_call(
         functools.partial(kernel, heads=heads),
+        name=f"attention{kernel.__name__.removesuffix('_kernel')}",
         grid=(n, A // heads, pl.cdiv(T, queries)),
         in_specs=[specs[letter] for letter in reads],
         out_specs=[specs[letter] for letter in writes],
