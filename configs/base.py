@@ -129,6 +129,8 @@ def get_config():
     student.rope_dtype = "float32"  # dtype of the RoPE rotation; angles are float32
     student.dtype = "bfloat16"  # dtype of matmul inputs and of the residual stream
     student.remat = "none"  # "none" | "dots" (keep matmul outputs) | "full" (recompute all)
+    student.attention = "auto"  # by platform | "xla" | "cudnn" | "pallas": docs/attention.md
+    student.fp8 = False  # matmuls of the blocks in float8 (models/fp8.py), heads never
     # ConvNeXt reads arch, patch_size, in_channels, dtype, remat and these two; no other key above.
     student.stage_depths = optional(tuple)  # blocks of each of the 4 stages; None: the preset's
     student.stage_dims = optional(tuple)  # widths of the 4 stages; None: the preset's

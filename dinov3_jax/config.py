@@ -50,6 +50,8 @@ class VitConfig:
     rope_dtype: str
     dtype: str
     remat: str
+    attention: str
+    fp8: bool
     stage_depths: tuple[int, int, int, int] | None
     stage_dims: tuple[int, int, int, int] | None
 

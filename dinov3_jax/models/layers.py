@@ -9,6 +9,8 @@ from flax import nnx
 
 from dinov3_jax.config import CompleteVitConfig
 from dinov3_jax.models import presets, rope
+from dinov3_jax.models.attention import attention
+from dinov3_jax.models.fp8 import matmul
 
 matrix_init = nnx.initializers.normal(0.02)
 
@@ -17,6 +19,18 @@ def linear(inputs: int, outputs: int, *, bias: bool, dtype: str, rngs: nnx.Rngs)
     return nnx.Linear(
         inputs, outputs, use_bias=bias, dtype=dtype, kernel_init=matrix_init, rngs=rngs
     )
+
+
+def product(x: jax.Array, kernel: nnx.Param, *, fp8: bool) -> jax.Array:
+    """x · kernel in the dtype of x; ``fp8``: by ``fp8.matmul``."""
+    matrix = kernel[...].astype(x.dtype)
+    return matmul(x, matrix) if fp8 else x @ matrix
+
+
+def dense(layer: nnx.Linear, x: jax.Array, *, fp8: bool) -> jax.Array:
+    """x · kernel + bias in the dtype of x."""
+    out = product(x, layer.kernel, fp8=fp8)
+    return out if layer.bias is None else out + layer.bias[...].astype(x.dtype)
 
 
 def norm(config: CompleteVitConfig, rngs: nnx.Rngs) -> nnx.Module:
@@ -60,6 +74,7 @@ class Attention(nnx.Module):
     def __init__(self, config: CompleteVitConfig, *, rngs: nnx.Rngs):
         dim = config.embed_dim
         self.heads = config.num_heads
+        self.implementation, self.fp8 = config.attention, config.fp8
         self.mask_k_bias = config.mask_k_bias and config.qkv_bias
         self.qkv = linear(dim, 3 * dim, bias=config.qkv_bias, dtype=config.dtype, rngs=rngs)
         self.proj = linear(dim, dim, bias=config.proj_bias, dtype=config.dtype, rngs=rngs)
@@ -67,7 +82,7 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, sincos: tuple[jax.Array, jax.Array]) -> jax.Array:
         """x [..., T, D], sin and cos broadcastable to [..., N, 1, C] -> [..., T, D]."""
         dim = x.shape[-1]
-        qkv = x @ self.qkv.kernel[...].astype(x.dtype)
+        qkv = product(x, self.qkv.kernel, fp8=self.fp8)
         if self.qkv.bias is not None:
             bias = self.qkv.bias[...]
             if self.mask_k_bias:
@@ -77,8 +92,9 @@ class Attention(nnx.Module):
         q, k, v = (qkv[..., i, :, :] for i in range(3))  # [..., T, A, C]
         q, k = rope.rotate(q, *sincos), rope.rotate(k, *sincos)
         sequences = (-1, *q.shape[-3:])  # the kernel wants one batch axis
-        out = jax.nn.dot_product_attention(*(t.reshape(sequences) for t in (q, k, v)))
-        return self.proj(out.reshape(x.shape))
+        q, k, v = (t.reshape(sequences) for t in (q, k, v))
+        out = attention(q, k, v, implementation=self.implementation)
+        return dense(self.proj, out.reshape(x.shape), fp8=self.fp8)
 
 
 class Mlp(nnx.Module):
@@ -86,12 +102,13 @@ class Mlp(nnx.Module):
 
     def __init__(self, config: CompleteVitConfig, *, rngs: nnx.Rngs):
         hidden = presets.ffn_hidden(config)
-        bias, dtype = config.ffn_bias, config.dtype
+        bias, dtype, self.fp8 = config.ffn_bias, config.dtype, config.fp8
         self.fc1 = linear(config.embed_dim, hidden, bias=bias, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, config.embed_dim, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+        hidden = jax.nn.gelu(dense(self.fc1, x, fp8=self.fp8), approximate=False)
+        return dense(self.fc2, hidden, fp8=self.fp8)
 
 
 class SwiGlu(nnx.Module):
@@ -99,10 +116,11 @@ class SwiGlu(nnx.Module):
 
     def __init__(self, config: CompleteVitConfig, *, rngs: nnx.Rngs):
         hidden = presets.ffn_hidden(config)
-        bias, dtype = config.ffn_bias, config.dtype
+        bias, dtype, self.fp8 = config.ffn_bias, config.dtype, config.fp8
         self.gate = linear(config.embed_dim, hidden, bias=bias, dtype=dtype, rngs=rngs)
         self.value = linear(config.embed_dim, hidden, bias=bias, dtype=dtype, rngs=rngs)
         self.out = linear(hidden, config.embed_dim, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.out(jax.nn.silu(self.gate(x)) * self.value(x))
+        gate, value = (dense(layer, x, fp8=self.fp8) for layer in (self.gate, self.value))
+        return dense(self.out, jax.nn.silu(gate) * value, fp8=self.fp8)

@@ -43,6 +43,7 @@ _CHOICES = {
     "rope_dtype": ("float32", "bfloat16"),
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "dots", "full"),
+    "attention": ("auto", "xla", "cudnn", "pallas"),
 }
 
 
@@ -83,6 +84,16 @@ def _complete_vit(config, section):
         )
     if not 0.0 <= full.drop_path < 1.0:
         raise ConfigError(f"{section}.drop_path is {full.drop_path}, wanted [0, 1)")
+    if full.attention == "cudnn" and full.dtype == "float32":
+        raise ConfigError(
+            f"{section}.attention is 'cudnn', which has no float32: set {section}.dtype='bfloat16' "
+            f"or {section}.attention='xla'"
+        )
+    if full.fp8 and (full.embed_dim % 16 or ffn_hidden(full) % 16):
+        raise ConfigError(
+            f"{section}.fp8 wants widths that are multiples of 16, as float8 units do; embed_dim "
+            f"is {full.embed_dim}, the feed-forward layers' width {ffn_hidden(full)}"
+        )
     return full
 
 
@@ -105,6 +116,8 @@ def _complete_convnext(config, section):
             f"{section}.drop_path is {config.drop_path}; {config.arch} has no stochastic depth, "
             "set it to 0"
         )
+    if config.fp8:
+        raise ConfigError(f"{section}.fp8 is True; {config.arch} has no float8, set it to False")
     for key in ("stage_depths", "stage_dims"):
         if min(getattr(full, key)) < 1:
             raise ConfigError(f"{section}.{key} is {getattr(full, key)}, wanted at least 1 each")

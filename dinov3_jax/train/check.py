@@ -4,7 +4,7 @@ import operator
 
 from jax.sharding import Mesh
 
-from dinov3_jax.config import ConfigError, GramConfig, ScheduleConfig, TrainConfig
+from dinov3_jax.config import ConfigError, GramConfig, ScheduleConfig, TrainConfig, VitConfig
 from dinov3_jax.data.check import check_config
 from dinov3_jax.distributed.mesh import check_batch
 from dinov3_jax.losses.gram import NEGATIVES
@@ -18,6 +18,9 @@ def check_recipe(config: TrainConfig, mesh: Mesh) -> None:
     check_config(config)
     _check_teachers(config)
     check_batch(config.batch, mesh)
+    _check_attention("student", config.student, mesh)
+    if config.distill is not None:
+        _check_attention("distill.backbone", config.distill.backbone, mesh)
     _check_koleo(config)
     step.scaled_lr(config)
     _one_of("teacher.centering", config.teacher.centering, ("sinkhorn", "softmax"))
@@ -136,6 +139,16 @@ def _check_gram(gram: GramConfig, config: TrainConfig) -> None:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} is {value!r}, wanted one of {', '.join(map(repr, allowed))}")
+
+
+def _check_attention(section: str, backbone: VitConfig, mesh: Mesh) -> None:
+    wanted = {"cudnn": "gpu", "pallas": "tpu"}.get(backbone.attention)
+    platform = mesh.devices.flat[0].platform
+    if wanted not in (None, platform):
+        raise ConfigError(
+            f"{section}.attention is {backbone.attention!r}, which exists for {wanted!r} alone, "
+            f"and the devices are {platform!r}; 'auto' takes what suits them"
+        )
 
 
 def _check_schedule(name: str, schedule: ScheduleConfig, steps: int) -> None:

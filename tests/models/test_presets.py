@@ -108,6 +108,10 @@ def test_explicit_sizes_win_over_the_preset():
         (dict(norm="batchnorm"), "student.norm is 'batchnorm'"),
         (dict(remat="some"), "student.remat is 'some'"),
         (dict(dtype="float16"), "student.dtype is 'float16'"),
+        (dict(attention="flash"), "student.attention is 'flash', wanted one of .*'auto', 'xla'"),
+        (dict(attention="cudnn", dtype="float32"), "'cudnn', which has no float32: set student.dt"),
+        (dict(fp8=True, embed_dim=40, num_heads=2), "multiples of 16, .* embed_dim is 40"),
+        (dict(fp8=True, ffn_ratio=2.02), "the feed-forward layers' width 775"),
         (dict(rope_dtype="int8"), "student.rope_dtype is 'int8'"),
         (dict(rope_normalize="mean"), "student.rope_normalize is 'mean'"),
         (dict(rope_base=None), "either student.rope_base or both"),
@@ -147,6 +151,7 @@ def test_explicit_stages_win_over_the_preset():
     [
         (dict(arch="convnext_huge"), "'convnext_huge', wanted one of .*, convnext_tiny,"),
         (dict(drop_path=0.1), "student.drop_path is 0.1; convnext_tiny .* set it to 0"),
+        (dict(fp8=True), "student.fp8 is True; convnext_tiny has no float8, set it to False"),
         (dict(embed_dim=768), "embed_dim is 768; convnext_tiny has no such size, set it to None"),
         (dict(qkv_bias=False), "student.qkv_bias is False"),
         (dict(stage_depths=(3, 3, 0, 3)), r"stage_depths is \(3, 3, 0, 3\), wanted at least 1"),

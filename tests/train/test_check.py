@@ -32,6 +32,15 @@ def test_koleo_groups_that_fit(koleo):
     ("changes", "message"),
     [
         ({"student.arch": "vit_huge"}, "student.arch is 'vit_huge'"),
+        (
+            {"student.attention": "pallas"},
+            "'pallas', which exists for 'tpu' alone, and the devices",
+        ),
+        (
+            {"distill.source": "x", "distill.backbone.attention": "cudnn"}
+            | {"distill.backbone.dtype": "bfloat16"},
+            "distill.backbone.attention is 'cudnn', which exists for 'gpu' alone",
+        ),
         ({"crops.local_size": 10}, "crops.local_size is 10, not a multiple"),
         ({"batch.images": 17}, "17"),
         ({"koleo.group": 3}, "koleo.group is 3; it must divide batch.images 16"),

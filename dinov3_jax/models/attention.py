@@ -1,0 +1,82 @@
+"""Attention between the tokens of a sequence, by the implementation that suits the platform.
+
+docs/attention.md says which one when, with measured facts.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dinov3_jax.models import attention_tpu
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str) -> jax.Array:
+    """softmax(q kᵀ / √C) v, q, k, v [n, T, A, C] -> [n, T, A, C] in their dtype.
+
+    Scores and softmax are float32, probabilities are rounded to the dtype of v.
+
+    ``implementation``
+      "xla"     ``jax.nn.dot_product_attention``: any platform, dtype and shape.
+      "cudnn"   cuDNN's flash attention: NVIDIA GPUs of compute capability 8.0 on, bfloat16 or
+                float16, C up to 128 (256 from capability 9.0 on).
+      "pallas"  the TPU kernel of ``attention_tpu``, T up to ``attention_tpu.MAX_TOKENS``.
+      "auto"    ``choose``.
+
+    Raises ``ValueError`` where one that is asked for by name cannot do it; JAX raises its own error
+    where it does not exist on the platform.
+    """
+    if implementation == "auto":
+        implementation = choose(q)
+    if implementation == "xla":
+        return jax.nn.dot_product_attention(q, k, v)
+    if implementation == "cudnn":
+        return _cudnn(q, k, v)
+    if implementation == "pallas":
+        return attention_tpu.attention(q, k, v)
+    raise ValueError(
+        f"attention implementation {implementation!r}, wanted 'auto', 'xla', 'cudnn' or 'pallas'"
+    )
+
+
+def choose(q: jax.Array) -> str:
+    """The implementation that "auto" means for q [n, T, A, C] on ``platform()``.
+
+    TPU: "pallas" for C of 64 or 128 (all presets) and T up to ``attention_tpu.MAX_TOKENS``.
+    NVIDIA GPU from compute capability 8.0 on: "cudnn" in bfloat16 and float16 for C up to 128.
+    Everything else: "xla".
+    """
+    on, (_, T, _, C) = platform(), q.shape
+    if on == "tpu" and C in (64, 128) and T <= attention_tpu.MAX_TOKENS:
+        return "pallas"
+    if on == "gpu" and q.dtype.itemsize == 2 and C <= 128 and _flash_attention_exists():
+        return "cudnn"
+    return "xla"
+
+
+def platform() -> str:
+    """ "cpu", "gpu" or "tpu": what is being compiled for.
+
+    It is that of the mesh in force (``jax.set_mesh``), which may be one of devices that this
+    machine does not have; without a mesh, that of the default device.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    device = device or jax.config.jax_default_device or jax.devices()[0]
+    return device if isinstance(device, str) else device.platform
+
+
+def _flash_attention_exists():
+    capability = getattr(jax.local_devices(backend="gpu")[0], "compute_capability", "")
+    return capability.replace(".", "").isdigit() and float(capability) >= 8.0
+
+
+def _cudnn(q, k, v):
+    C = q.shape[-1]
+    if q.dtype.itemsize != 2:
+        raise ValueError(
+            f"cuDNN's attention takes bfloat16 or float16, not {q.dtype}; set "
+            "student.dtype='bfloat16' or student.attention='xla'"
+        )
+    # cuDNN wants C a multiple of 8. Zeros change no product; T and A are free.
+    padding = ((0, 0), (0, 0), (0, 0), (0, -C % 8))
+    q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
+    out = jax.nn.dot_product_attention(q, k, v, scale=C**-0.5, implementation="cudnn")
+    return out[..., :C]

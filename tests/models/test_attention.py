@@ -1,0 +1,195 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from dinov3_jax.config import MeshConfig
+from dinov3_jax.distributed.mesh import make_mesh
+from dinov3_jax.models import attention as module, attention_tpu
+from dinov3_jax.models.attention import attention, choose, platform
+from tests import collectives
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """TPU kernels run as ordinary operations; rows outside of an array read as NaN."""
+    call = functools.partial(attention_tpu.pl.pallas_call, interpret=True)
+    monkeypatch.setattr(attention_tpu.pl, "pallas_call", call)
+
+
+def draw(n, T, A, C, *, dtype="float32", arrays=4):
+    """q, k, v and a cotangent; scores of order 1."""
+    rng = np.random.default_rng(T)
+    return [jnp.asarray(rng.standard_normal((n, T, A, C)), dtype) for _ in range(arrays)]
+
+
+def with_gradients(implementation):
+    """Compiled (q, k, v, cotangent) -> (out, dq, dk, dv)."""
+
+    @jax.jit
+    def run(q, k, v, dout):
+        out, vjp = jax.vjp(functools.partial(attention, implementation=implementation), q, k, v)
+        return out, *vjp(dout)
+
+    return run
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(
+    ("T", "A", "C"),
+    [(1, 1, 4), (5, 3, 8), (8, 2, 16), (54, 4, 8), (61, 2, 64), (37, 8, 128), (201, 2, 32)],
+)
+def test_kernel_is_attention(T, A, C):
+    args = draw(2, T, A, C)
+    for got, wanted in zip(with_gradients("pallas")(*args), with_gradients("xla")(*args)):
+        # float32; sums of up to 201 terms, in another order.
+        np.testing.assert_allclose(got, wanted, atol=5e-6)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(("T", "A", "C"), [(54, 2, 64), (37, 4, 128)])
+def test_kernel_in_bfloat16_is_as_close_to_the_truth_as_xla(T, A, C):
+    """Both round P, dS and the results to bfloat16; XLA rounds dP too."""
+    args = draw(2, T, A, C, dtype="bfloat16")
+    truth = with_gradients("xla")(*(x.astype("float32") for x in args))
+    for got, xla, wanted in zip(
+        with_gradients("pallas")(*args), with_gradients("xla")(*args), truth
+    ):
+        assert got.dtype == jnp.bfloat16
+        ours, theirs = (np.abs(x.astype("float32") - wanted) for x in (got, xla))
+        # The mean is of thousands of roundings, the largest of them is luck.
+        assert ours.mean() <= 1.02 * theirs.mean()
+        assert ours.max() <= 1.5 * theirs.max()
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("T", [32, 37])
+def test_long_sequences_go_by_blocks_of_queries(T, monkeypatch):
+    """The last block of 37 = 2 x 16 + 5 reads undefined rows, which must reach nothing."""
+    args = draw(2, T, 2, 8)
+    monkeypatch.setattr(attention_tpu, "_SCORES", 2 * 16 * T)
+    assert attention_tpu._blocks(T, 2, 8) == (16, 2)
+    for got, wanted in zip(with_gradients("pallas")(*args), with_gradients("xla")(*args)):
+        np.testing.assert_allclose(got, wanted, atol=5e-6)  # as above
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_huge_scores_overflow_nothing():
+    """Scores of 1e4: softmax is one-hot up to ties of 1e-3, and exp(1e4) would be infinite."""
+    q, k, v, dout = draw(1, 9, 1, 16)
+    for got, wanted in zip(
+        with_gradients("pallas")(100 * q, 100 * k, v, dout),
+        with_gradients("xla")(100 * q, 100 * k, v, dout),
+    ):
+        # Scores of 1e4 in float32 are known to 1e-3 and P with them; gradients are times 100.
+        np.testing.assert_allclose(got, wanted, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "blocks"),
+    [
+        ((261, 32, 128), (261, 4)),
+        ((54, 32, 128), (54, 4)),
+        ((201, 16, 64), (201, 4)),
+        ((201, 6, 64), (201, 2)),
+        ((201, 3, 64), (201, 3)),  # no whole number of registers: all heads
+        ((1029, 32, 128), (528, 1)),
+        ((2309, 16, 64), (224, 2)),
+        ((5189, 32, 128), (208, 1)),
+    ],
+)
+def test_blocks(shape, blocks):
+    assert attention_tpu._blocks(*shape) == blocks
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(
+    ("mesh", "heads"),
+    [((1, 8, 1), 2), ((2, 2, 2), 2), ((1, 4, 2), 3)],
+)
+def test_devices_keep_to_their_share(mesh, heads):
+    """No collective, forward or backward, and the numbers of one device."""
+    args = draw(8, 7, heads, 8)
+    wanted = with_gradients("pallas")(*args)
+    mesh = make_mesh(MeshConfig(*mesh))
+    spec = P(("replica", "fsdp"), None, "tensor" if heads == 2 else None)
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(x, NamedSharding(mesh, spec)) for x in args]
+        compiled = with_gradients("pallas").lower(*placed).compile()
+        got = compiled(*placed)
+    assert not collectives.find(compiled.as_text())
+    for a, b in zip(got, wanted):
+        assert a.sharding.spec == spec
+        np.testing.assert_allclose(a, b, atol=1e-6)  # float32, another batch size
+
+
+@pytest.mark.parametrize(
+    ("on", "shape", "dtype", "wanted"),
+    [
+        ("tpu", (261, 32, 128), "bfloat16", "pallas"),
+        ("tpu", (54, 6, 64), "float32", "pallas"),
+        ("tpu", (54, 6, 32), "bfloat16", "xla"),
+        ("tpu", (attention_tpu.MAX_TOKENS + 1, 6, 64), "bfloat16", "xla"),
+        ("gpu", (261, 32, 128), "bfloat16", "cudnn"),
+        ("gpu", (261, 32, 128), "float32", "xla"),
+        ("gpu", (261, 32, 256), "bfloat16", "xla"),
+        ("cpu", (261, 32, 128), "bfloat16", "xla"),
+    ],
+)
+def test_auto(on, shape, dtype, wanted, monkeypatch):
+    monkeypatch.setattr(module, "platform", lambda: on)
+    monkeypatch.setattr(module, "_flash_attention_exists", lambda: True)
+    assert choose(jax.ShapeDtypeStruct((1, *shape), dtype)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("capability", "exists"), [("8.0", True), ("12.1", True), ("7.5", False), ("gfx90a", False)]
+)
+def test_gpus_with_flash_attention(capability, exists, monkeypatch):
+    class Gpu:
+        compute_capability = capability
+
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [Gpu()])
+    assert module._flash_attention_exists() == exists
+
+
+def test_platform_is_that_of_the_mesh_or_the_default_device():
+    """A mesh of devices that this machine does not have: test_attention_tpu.py."""
+    assert platform() == "cpu"
+    with jax.set_mesh(make_mesh(MeshConfig(1, 8, 1))):
+        assert platform() == "cpu"
+    with jax.default_device(jax.devices()[1]):
+        assert platform() == "cpu"
+
+
+def test_cudnn_gets_whole_multiples_of_eight(monkeypatch):
+    """Heads of 12 numbers are filled up with zeros; the scale stays that of 12."""
+    asked, plain = [], jax.nn.dot_product_attention
+
+    def cudnn(q, k, v, *, scale, implementation):
+        asked.append((q.shape, implementation))
+        return plain(q, k, v, scale=scale)
+
+    q, k, v = draw(2, 5, 2, 12, dtype="bfloat16", arrays=3)
+    wanted = plain(q, k, v)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", cudnn)
+    got = attention(q, k, v, implementation="cudnn")
+    assert asked == [((2, 5, 2, 16), "cudnn")]
+    np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "shape", "message"),
+    [
+        ("cudnn", (1, 5, 2, 8), "bfloat16 or float16, not float32; set student.dtype='bfloat16'"),
+        ("pallas", (1, 8193, 1, 4), "8193 tokens; the TPU kernel takes 8192 at most, set student"),
+        ("flash", (1, 5, 2, 8), "'flash', wanted 'auto', 'xla', 'cudnn' or 'pallas'"),
+    ],
+)
+def test_misfits(implementation, shape, message):
+    q = jnp.zeros(shape)
+    with pytest.raises(ValueError, match=message):
+        attention(q, q, q, implementation=implementation)
