@@ -128,7 +128,10 @@ def get_config():
     student.rope_rescale = optional(float, 2.0)  # coordinates *= exp U(-ln r, ln r), both axes
     student.rope_dtype = "float32"  # dtype of the RoPE rotation; angles are float32
     student.dtype = "bfloat16"  # dtype of matmul inputs and of the residual stream
-    student.remat = "none"  # "none" | "dots" (keep matmul outputs) | "full" (recompute all)
+    # What a block keeps for the backward pass: "none" (recomputes nothing: all) | "full" (its input
+    # alone) | "dots" (what matmuls write) | names of models/remat.py, joined as "qkv+proj+fc1".
+    student.remat = "none"
+    student.remat_blocks = 0  # the first blocks, "full" whatever ``remat`` says
     student.attention = "auto"  # by platform | "xla" | "cudnn" | "pallas": docs/attention.md
     student.fp8 = False  # matmuls of the blocks in float8 (models/fp8.py), heads never
     # ConvNeXt reads arch, patch_size, in_channels, dtype, remat and these two; no other key above.

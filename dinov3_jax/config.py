@@ -50,6 +50,7 @@ class VitConfig:
     rope_dtype: str
     dtype: str
     remat: str
+    remat_blocks: int
     attention: str
     fp8: bool
     stage_depths: tuple[int, int, int, int] | None

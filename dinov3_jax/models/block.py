@@ -41,13 +41,13 @@ class Block(nnx.Module):
         """x [S, b, T, D]; sin, cos [S or 1, 1, N, 1, C]; keys [S], None: no stochastic depth."""
         branch_keys = (None, None) if keys is None else jax.vmap(jax.random.split, out_axes=1)(keys)
 
+        gammas = (self.ls1.gamma[...], self.ls2.gamma[...]) if self.scaled else (None, None)
+
         def attention(x):
-            out = self.attn(self.norm1(x), sincos)
-            return self.ls1(out) if self.scaled else out
+            return self.attn(self.norm1(x), sincos, gammas[0])
 
         def feed_forward(x):
-            out = self.ffn(self.norm2(x))
-            return self.ls2(out) if self.scaled else out
+            return self.ffn(self.norm2(x), gammas[1])
 
         with jax.named_scope("attention"):
             x = self._residual(x, attention, branch_keys[0])

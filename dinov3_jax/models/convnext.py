@@ -13,7 +13,7 @@ from flax import nnx
 from dinov3_jax.config import ConvNextConfig
 from dinov3_jax.distributed.fsdp import gather_layer
 from dinov3_jax.distributed.sharding import shard_batch
-from dinov3_jax.models import grid, layers
+from dinov3_jax.models import grid, layers, remat
 from dinov3_jax.types import Features, Params
 
 STRIDE = 32
@@ -102,14 +102,8 @@ class Stage(nnx.Module):
             # The constraint as in the transformer: gather the weights, not the activations.
             return tuple(shard_batch(block(shard_batch(x))) for x in maps), None
 
-        if self.remat != "none":
-            policy = {
-                "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-                "full": jax.checkpoint_policies.nothing_saveable,
-            }[self.remat]
-            body = jax.checkpoint(body, policy=policy, prevent_cse=False)
         with jax.named_scope("blocks"):
-            return jax.lax.scan(body, maps, params)[0]
+            return jax.lax.scan(remat.checkpoint(body, self.remat), maps, params)[0]
 
 
 class ConvNext(nnx.Module):

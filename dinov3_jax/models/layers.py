@@ -6,6 +6,7 @@ Matrices start as N(0, 0.02²), biases at 0, norms at 1 and 0.
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from dinov3_jax.config import CompleteVitConfig
 from dinov3_jax.models import presets, rope
@@ -21,16 +22,27 @@ def linear(inputs: int, outputs: int, *, bias: bool, dtype: str, rngs: nnx.Rngs)
     )
 
 
-def product(x: jax.Array, kernel: nnx.Param, *, fp8: bool) -> jax.Array:
+def product(x: jax.Array, kernel: jax.Array, *, fp8: bool) -> jax.Array:
     """x · kernel in the dtype of x; ``fp8``: by ``fp8.matmul``."""
-    matrix = kernel[...].astype(x.dtype)
+    matrix = kernel.astype(x.dtype)
     return matmul(x, matrix) if fp8 else x @ matrix
 
 
-def dense(layer: nnx.Linear, x: jax.Array, *, fp8: bool) -> jax.Array:
-    """x · kernel + bias in the dtype of x."""
-    out = product(x, layer.kernel, fp8=fp8)
-    return out if layer.bias is None else out + layer.bias[...].astype(x.dtype)
+def dense(
+    layer: nnx.Linear, x: jax.Array, *, fp8: bool, gamma: jax.Array | None = None
+) -> jax.Array:
+    """(x · kernel + bias) ∘ gamma in the dtype of x."""
+    kernel = layer.kernel[...]
+    folded = gamma is not None and not fp8  # in float8 the kernel keeps its own scales
+    if folded:
+        # The backward pass then needs no product without gamma: one array per block less to keep
+        # or to compute again.
+        kernel = kernel * gamma
+    out = product(x, kernel, fp8=fp8)
+    if layer.bias is not None:
+        bias = layer.bias[...] * gamma if folded else layer.bias[...]
+        out = out + bias.astype(x.dtype)
+    return out if gamma is None or folded else out * gamma.astype(x.dtype)
 
 
 def norm(config: CompleteVitConfig, rngs: nnx.Rngs) -> nnx.Module:
@@ -79,26 +91,29 @@ class Attention(nnx.Module):
         self.qkv = linear(dim, 3 * dim, bias=config.qkv_bias, dtype=config.dtype, rngs=rngs)
         self.proj = linear(dim, dim, bias=config.proj_bias, dtype=config.dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, sincos: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """x [..., T, D], sin and cos broadcastable to [..., N, 1, C] -> [..., T, D]."""
+    def __call__(
+        self, x: jax.Array, sincos: tuple[jax.Array, jax.Array], gamma: jax.Array | None = None
+    ) -> jax.Array:
+        """x [..., T, D], sin and cos broadcastable to [..., N, 1, C] -> [..., T, D], ∘ gamma."""
         dim = x.shape[-1]
-        qkv = product(x, self.qkv.kernel, fp8=self.fp8)
+        qkv = product(x, self.qkv.kernel[...], fp8=self.fp8)
         if self.qkv.bias is not None:
             bias = self.qkv.bias[...]
             if self.mask_k_bias:
                 bias = bias.at[dim : 2 * dim].set(0.0)
             qkv = qkv + bias.astype(x.dtype)
-        qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, dim // self.heads)
+        qkv = checkpoint_name(qkv, "qkv").reshape(*x.shape[:-1], 3, self.heads, dim // self.heads)
         q, k, v = (qkv[..., i, :, :] for i in range(3))  # [..., T, A, C]
         q, k = rope.rotate(q, *sincos), rope.rotate(k, *sincos)
         sequences = (-1, *q.shape[-3:])  # the kernel wants one batch axis
         q, k, v = (t.reshape(sequences) for t in (q, k, v))
         out = attention(q, k, v, implementation=self.implementation)
-        return dense(self.proj, out.reshape(x.shape), fp8=self.fp8)
+        out = checkpoint_name(out.reshape(x.shape), "attention")
+        return checkpoint_name(dense(self.proj, out, fp8=self.fp8, gamma=gamma), "proj")
 
 
 class Mlp(nnx.Module):
-    """fc2(gelu(fc1(x))), exact GELU."""
+    """fc2(gelu(fc1(x))) ∘ gamma, exact GELU."""
 
     def __init__(self, config: CompleteVitConfig, *, rngs: nnx.Rngs):
         hidden = presets.ffn_hidden(config)
@@ -106,13 +121,14 @@ class Mlp(nnx.Module):
         self.fc1 = linear(config.embed_dim, hidden, bias=bias, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, config.embed_dim, bias=bias, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = jax.nn.gelu(dense(self.fc1, x, fp8=self.fp8), approximate=False)
-        return dense(self.fc2, hidden, fp8=self.fp8)
+    def __call__(self, x: jax.Array, gamma: jax.Array | None = None) -> jax.Array:
+        hidden = checkpoint_name(dense(self.fc1, x, fp8=self.fp8), "fc1")
+        hidden = jax.nn.gelu(hidden, approximate=False)
+        return dense(self.fc2, hidden, fp8=self.fp8, gamma=gamma)
 
 
 class SwiGlu(nnx.Module):
-    """out(silu(gate(x)) · value(x))."""
+    """out(silu(gate(x)) · value(x)) ∘ gamma."""
 
     def __init__(self, config: CompleteVitConfig, *, rngs: nnx.Rngs):
         hidden = presets.ffn_hidden(config)
@@ -121,6 +137,9 @@ class SwiGlu(nnx.Module):
         self.value = linear(config.embed_dim, hidden, bias=bias, dtype=dtype, rngs=rngs)
         self.out = linear(hidden, config.embed_dim, bias=bias, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        gate, value = (dense(layer, x, fp8=self.fp8) for layer in (self.gate, self.value))
-        return dense(self.out, jax.nn.silu(gate) * value, fp8=self.fp8)
+    def __call__(self, x: jax.Array, gamma: jax.Array | None = None) -> jax.Array:
+        gate, value = (
+            checkpoint_name(dense(layer, x, fp8=self.fp8), "fc1")
+            for layer in (self.gate, self.value)
+        )
+        return dense(self.out, jax.nn.silu(gate) * value, fp8=self.fp8, gamma=gamma)

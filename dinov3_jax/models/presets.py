@@ -42,7 +42,6 @@ _CHOICES = {
     "rope_normalize": ("separate", "max", "min"),
     "rope_dtype": ("float32", "bfloat16"),
     "dtype": ("float32", "bfloat16"),
-    "remat": ("none", "dots", "full"),
     "attention": ("auto", "xla", "cudnn", "pallas"),
 }
 
@@ -81,6 +80,10 @@ def _complete_vit(config, section):
         raise ConfigError(
             f"RoPE wants either {section}.rope_base or both {section}.rope_min_period and "
             f"rope_max_period; got base {full.rope_base}, periods {periods}"
+        )
+    if not 0 <= full.remat_blocks <= full.depth:
+        raise ConfigError(
+            f"{section}.remat_blocks is {full.remat_blocks}, wanted 0 to {full.depth} (the depth)"
         )
     if not 0.0 <= full.drop_path < 1.0:
         raise ConfigError(f"{section}.drop_path is {full.drop_path}, wanted [0, 1)")
@@ -125,6 +128,11 @@ def _complete_convnext(config, section):
 
 
 def _check_choices(full, section):
+    if not remat.is_known(full.remat):
+        raise ConfigError(
+            f"{section}.remat is {full.remat!r}, wanted 'none', 'dots', 'full' or some of "
+            f"{', '.join(remat.NAMES)} joined by '+'"
+        )
     for key, allowed in _CHOICES.items():
         value = getattr(full, key, allowed[0])
         if value not in allowed:

@@ -15,7 +15,7 @@ from flax import nnx
 from dinov3_jax.config import CompleteVitConfig
 from dinov3_jax.distributed.fsdp import gather_layer
 from dinov3_jax.distributed.sharding import shard_batch
-from dinov3_jax.models import layers, rope
+from dinov3_jax.models import layers, remat, rope
 from dinov3_jax.models.block import Block
 from dinov3_jax.types import Features, Params
 
@@ -162,13 +162,16 @@ class VisionTransformer(nnx.Module):
                 out.append(shard_batch(block(x, sincos, drop_keys)))
             return tuple(out), None
 
-        if self.config.remat != "none":
-            policy = {
-                "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-                "full": jax.checkpoint_policies.nothing_saveable,
-            }[self.config.remat]
-            body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-        return jax.lax.scan(body, tokens, (jnp.arange(start, stop), params))[0]
+        def scan(tokens, first, last, policy):
+            layers = jax.tree.map(lambda p: p[first - start : last - start], params)
+            return jax.lax.scan(
+                remat.checkpoint(body, policy), tokens, (jnp.arange(first, last), layers)
+            )[0]
+
+        border = min(max(self.config.remat_blocks, start), stop)
+        if border > start:
+            tokens = scan(tokens, start, border, "full")
+        return scan(tokens, border, stop, self.config.remat) if border < stop else tokens
 
     def _sincos(self, grid, keys):
         """sin, cos [S or 1, 1, N, 1, C] in the RoPE dtype."""
