@@ -6,13 +6,23 @@ docs/attention.md says which one when, with measured facts.
 import jax
 import jax.numpy as jnp
 
-from dinov3_jax.models import attention_tpu
+from dinov3_jax.models import attention_tpu, rope
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str) -> jax.Array:
-    """softmax(q kᵀ / √C) v, q, k, v [n, T, A, C] -> [n, T, A, C] in their dtype.
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    sin: jax.Array,
+    cos: jax.Array,
+    *,
+    implementation: str,
+) -> jax.Array:
+    """softmax(q' k'ᵀ / √C) v with q', k' turned by RoPE (``rope.rotate``), the last N tokens of T.
 
-    Scores and softmax are float32, probabilities are rounded to the dtype of v.
+    q, k, v [n, T, A, C] -> [n, T, A, C] in their dtype; sin, cos [S, N, C], one row of S for each
+    n/S neighbouring sequences. Scores and softmax are float32, probabilities and what RoPE turned
+    are rounded to the dtype of v.
 
     ``implementation``
       "xla"     ``jax.nn.dot_product_attention``: any platform, dtype and shape.
@@ -26,15 +36,15 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str) 
     """
     if implementation == "auto":
         implementation = choose(q)
-    if implementation == "xla":
-        return jax.nn.dot_product_attention(q, k, v)
-    if implementation == "cudnn":
-        return _cudnn(q, k, v)
     if implementation == "pallas":
-        return attention_tpu.attention(q, k, v)
-    raise ValueError(
-        f"attention implementation {implementation!r}, wanted 'auto', 'xla', 'cudnn' or 'pallas'"
-    )
+        return attention_tpu.attention(q, k, v, sin, cos)
+    if implementation not in ("xla", "cudnn"):
+        raise ValueError(
+            f"attention implementation {implementation!r}, wanted 'auto', 'xla', 'cudnn', 'pallas'"
+        )
+    groups, sincos = (len(sin), -1, *q.shape[1:]), (sin[:, None, :, None], cos[:, None, :, None])
+    q, k = (rope.rotate(x.reshape(groups), *sincos).reshape(x.shape) for x in (q, k))
+    return _cudnn(q, k, v) if implementation == "cudnn" else jax.nn.dot_product_attention(q, k, v)
 
 
 def choose(q: jax.Array) -> str:

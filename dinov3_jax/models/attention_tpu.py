@@ -4,10 +4,13 @@ A program of the grid holds a block of queries and all T keys and values of a fe
 sequence. No [T, T] array reaches HBM and softmax is the plain one, without running maxima. Only q,
 k and v are saved for the backward pass, which computes the probabilities again:
 
-    P  = softmax(q kᵀ / √C)                  out = P v
+    P  = softmax(q kᵀ / √C)                  out = P v          q, k turned by RoPE
     dS = P ∘ (dP - Σ_keys P ∘ dP)            dP  = dout vᵀ
-    dq = dS k / √C                           dk  = dSᵀ q / √C            dv = Pᵀ dout
+    dq = dS k / √C                           dk  = dSᵀ q / √C   both turned back
+    dv = Pᵀ dout
 
+RoPE is part of it because in XLA the slices, halves and copies around the rotation take several
+times as long as the kernel (docs/attention.md).
 Products take inputs of the arrays' dtype and sum in float32; all that lies between is float32.
 """
 
@@ -32,31 +35,42 @@ _SCORES = 2**20  # heads x queries x T
 _VMEM = 64 * 2**20  # bytes that a kernel may use: all of a v5p's, half of a v5e's or v6e's
 
 
-@jax.custom_vjp
-def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """softmax(q kᵀ / √C) v for q, k, v [n, T, A, C] of one dtype.
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, sin: jax.Array, cos: jax.Array
+) -> jax.Array:
+    """``attention.attention`` for q, k, v [n, T, A, C] of one dtype and sin, cos [S, N, C].
 
     Any T up to ``MAX_TOKENS``, without padding: the compiler masks what the last registers hold
-    beyond it. Under a mesh each device takes its share of n. Compiles for TPUs alone; elsewhere
-    Pallas' interpret mode runs it. Raises ``ValueError`` for a longer sequence.
+    beyond it. Under a mesh each device takes its share of n, and of S unless it is 1. Compiles for
+    TPUs alone; elsewhere Pallas' interpret mode runs it. Raises ``ValueError`` for a longer
+    sequence. No gradient reaches sin and cos.
     """
-    return _forward(q, k, v)
+    prefix = ((0, 0), (q.shape[1] - sin.shape[1], 0), (0, 0))  # tokens that are not turned
+    table = jnp.pad(sin, prefix), jnp.pad(cos, prefix, constant_values=1.0)
+    return _attention(q, k, v, jnp.concatenate(table, axis=2))
 
 
-def _forward(q, k, v):
+@jax.custom_vjp
+def _attention(q, k, v, table):
+    return _forward(q, k, v, table)[0]
+
+
+def _forward(q, k, v, table):
     run = functools.partial(_run, _forward_kernel, reads="qkk", writes="q", sums=0, products=2)
-    return _on_each_device(run, q, k, v)[0]
+    (out,) = _on_each_device(run, table, q, k, v)
+    return out, (q, k, v, table)
 
 
 def _backward(saved, dout):
+    *qkv, table = saved
     run = functools.partial(_run, _backward_kernel, reads="qkkq", writes="qkk", sums=2, products=5)
-    return _on_each_device(run, *saved, dout)
+    return *_on_each_device(run, table, *qkv, dout), None
 
 
-attention.defvjp(lambda q, k, v: (_forward(q, k, v), (q, k, v)), _backward)
+_attention.defvjp(_forward, _backward)
 
 
-def _on_each_device(run, *arrays):
+def _on_each_device(run, table, *arrays):
     """``run`` on each device's share of n, and of A where the mesh's axis "tensor" divides it.
 
     A kernel is opaque to the partitioner, which would gather what it reads.
@@ -64,34 +78,43 @@ def _on_each_device(run, *arrays):
     mesh = jax.sharding.get_abstract_mesh()
     free = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Auto}
     if not free:  # no mesh, or inside of a shard_map
-        return run(*arrays)
+        return run(table, *arrays)
     batch = tuple(axis for axis in BATCH_AXES if axis in free)
-    heads = (
-        "tensor" if "tensor" in free and arrays[0].shape[2] % mesh.shape["tensor"] == 0 else None
-    )
-    spec = P(batch, None, heads)
-    sharded = jax.shard_map(run, in_specs=spec, out_specs=spec, axis_names=free, check_vma=False)
-    return sharded(*arrays)
+    split = "tensor" in free and arrays[0].shape[2] % mesh.shape["tensor"] == 0
+    spec = P(batch, None, "tensor" if split else None)
+    return jax.shard_map(
+        run,
+        in_specs=(P(batch) if len(table) > 1 else P(), *[spec] * len(arrays)),
+        out_specs=spec,
+        axis_names=free,
+        check_vma=False,
+    )(table, *arrays)
 
 
-def _run(kernel, *arrays, reads: str, writes: str, sums: int, products: int):
+def _run(kernel, table, *arrays, reads: str, writes: str, sums: int, products: int):
     """The kernel, which sees arrays [n, T, A, C] as [n, T, A·C].
 
     A letter each of ``reads`` and ``writes`` says whether a program has a block of queries or all
-    keys; ``sums`` float32 arrays of the size of the latter live through a whole sequence.
+    keys; before them it reads the rows of the table [S, T, 2C] that belong to either. ``sums``
+    float32 arrays of the size of all keys live through a whole sequence.
     """
     (n, T, A, C), dtype = arrays[0].shape, arrays[0].dtype
     queries, heads = _blocks(T, A, C)
+    group = n // len(table)
     specs = {
         "q": pl.BlockSpec((1, queries, heads * C), lambda n, head, query: (n, query, head)),
         "k": pl.BlockSpec((1, T, heads * C), lambda n, head, query: (n, 0, head)),
     }
+    table_specs = [
+        pl.BlockSpec((1, queries, 2 * C), lambda n, head, query: (n // group, query, 0)),
+        pl.BlockSpec((1, T, 2 * C), lambda n, head, query: (n // group, 0, 0)),
+    ]
     flat = jax.ShapeDtypeStruct((n, T, A * C), dtype)
     outputs = pl.pallas_call(
         functools.partial(kernel, heads=heads),
         name=f"attention{kernel.__name__.removesuffix('_kernel')}",
         grid=(n, A // heads, pl.cdiv(T, queries)),
-        in_specs=[specs[letter] for letter in reads],
+        in_specs=table_specs + [specs[letter] for letter in reads],
         out_specs=[specs[letter] for letter in writes],
         out_shape=[flat] * len(writes),
         scratch_shapes=[pltpu.VMEM((T, heads * C), jnp.float32)] * sums,
@@ -104,7 +127,7 @@ def _run(kernel, *arrays, reads: str, writes: str, sums: int, products: int):
             transcendentals=n * A * T * T,
             bytes_accessed=len(reads + writes) * n * T * A * C * dtype.itemsize,
         ),
-    )(*(array.reshape(flat.shape) for array in arrays))
+    )(table, table, *(array.reshape(flat.shape) for array in arrays))
     return tuple(output.reshape(n, T, A, C) for output in outputs)
 
 
@@ -138,14 +161,23 @@ def _head(block, head, heads):
     return 0, slice(None), pl.ds(head * width, width)
 
 
-def _forward_kernel(q, k, v, out, *, heads):
+def _turn(x, table, *, back=False):
+    """RoPE of rows [·, C] by rows [·, 2C] of sin and cos, or its inverse; float32."""
+    C = x.shape[1]
+    x, sin, cos = (t.astype(jnp.float32) for t in (x, table[:, :C], table[:, C:]))
+    swapped = jnp.concatenate([-x[:, C // 2 :], x[:, : C // 2]], axis=1)
+    return x * cos - swapped * sin if back else x * cos + swapped * sin
+
+
+def _forward_kernel(q_table, k_table, q, k, v, out, *, heads):
     for head in range(heads):
         here = _head(q, head, heads)
-        p = _probabilities(q[here], k[here])
+        q_, k_ = _turn(q[here], q_table[0]), _turn(k[here], k_table[0])
+        p = _probabilities(q_.astype(q.dtype), k_.astype(k.dtype))
         out[here] = _product(p.astype(v.dtype), v[here], ((1,), (0,))).astype(out.dtype)
 
 
-def _backward_kernel(q, k, v, dout, dq, dk, dv, dk_sum, dv_sum, *, heads):
+def _backward_kernel(q_table, k_table, q, k, v, dout, dq, dk, dv, dk_sum, dv_sum, *, heads):
     """dk and dv are summed over the blocks of queries, the last axis of the grid."""
     step, steps = pl.program_id(2), pl.num_programs(2)
 
@@ -154,22 +186,25 @@ def _backward_kernel(q, k, v, dout, dq, dk, dv, dk_sum, dv_sum, *, heads):
         dk_sum[...] = jnp.zeros_like(dk_sum)
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
-    queries, tokens = q.shape[1], k.shape[1]
+    queries, tokens, dtype = q.shape[1], k.shape[1], q.dtype
     for head in range(heads):
         here = _head(q, head, heads)
-        q_, k_, v_, dout_ = q[here], k[here], v[here], dout[here]
+        q_, k_ = _turn(q[here], q_table[0]).astype(dtype), _turn(k[here], k_table[0]).astype(dtype)
+        v_, dout_ = v[here], dout[here]
         if tokens % queries:  # the last block ends beyond the sequence, in undefined rows
             row = step * queries + jax.lax.broadcasted_iota(jnp.int32, q_.shape, 0)
             q_, dout_ = (jnp.where(row < tokens, x, jnp.zeros_like(x)) for x in (q_, dout_))
         p = _probabilities(q_, k_)
         dp = _product(dout_, v_, ((1,), (1,)))
         ds = p * (dp - (p * dp).sum(1, keepdims=True)) * q_.shape[1] ** -0.5
-        p, ds = p.astype(q.dtype), ds.astype(q.dtype)
-        dq[here] = _product(ds, k_, ((1,), (0,))).astype(dq.dtype)
+        p, ds = p.astype(dtype), ds.astype(dtype)
+        dq[here] = _turn(_product(ds, k_, ((1,), (0,))), q_table[0], back=True).astype(dtype)
         dk_sum[here[1:]] += _product(ds, q_, ((0,), (0,)))
         dv_sum[here[1:]] += _product(p, dout_, ((0,), (0,)))
 
     @pl.when(step == steps - 1)
     def _():
-        dk[0] = dk_sum[...].astype(dk.dtype)
-        dv[0] = dv_sum[...].astype(dv.dtype)
+        dv[0] = dv_sum[...].astype(dtype)
+        for head in range(heads):
+            here = _head(k, head, heads)
+            dk[here] = _turn(dk_sum[here[1:]], k_table[0], back=True).astype(dtype)

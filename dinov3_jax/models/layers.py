@@ -9,7 +9,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from dinov3_jax.config import CompleteVitConfig
-from dinov3_jax.models import presets, rope
+from dinov3_jax.models import presets
 from dinov3_jax.models.attention import attention
 from dinov3_jax.models.fp8 import matmul
 
@@ -102,12 +102,12 @@ class Attention(nnx.Module):
             if self.mask_k_bias:
                 bias = bias.at[dim : 2 * dim].set(0.0)
             qkv = qkv + bias.astype(x.dtype)
-        qkv = checkpoint_name(qkv, "qkv").reshape(*x.shape[:-1], 3, self.heads, dim // self.heads)
-        q, k, v = (qkv[..., i, :, :] for i in range(3))  # [..., T, A, C]
-        q, k = rope.rotate(q, *sincos), rope.rotate(k, *sincos)
-        sequences = (-1, *q.shape[-3:])  # the kernel wants one batch axis
-        q, k, v = (t.reshape(sequences) for t in (q, k, v))
-        out = attention(q, k, v, implementation=self.implementation)
+        qkv = checkpoint_name(qkv, "qkv")
+        # Split while D is one axis: on a TPU, slices of [..., 3, A, C] are copied to other layouts.
+        heads = (-1, x.shape[-2], self.heads, dim // self.heads)
+        q, k, v = (t.reshape(heads) for t in jnp.split(qkv, 3, axis=-1))  # [n, T, A, C]
+        sin, cos = (t.reshape(-1, t.shape[-3], t.shape[-1]) for t in sincos)  # [S, N, C]
+        out = attention(q, k, v, sin, cos, implementation=self.implementation)
         out = checkpoint_name(out.reshape(x.shape), "attention")
         return checkpoint_name(dense(self.proj, out, fp8=self.fp8, gamma=gamma), "proj")
 

@@ -1,6 +1,7 @@
 """Named backbone sizes, and how a recipe's student section becomes complete."""
 
 from dinov3_jax.config import CompleteVitConfig, ConfigError, ConvNextConfig, VitConfig
+from dinov3_jax.models import remat
 
 _SMALL = dict(ffn="mlp", ffn_ratio=4.0, ffn_align=8, qkv_bias=True)
 _PLUS = dict(ffn="swiglu", ffn_ratio=6.0, ffn_align=8, qkv_bias=True)

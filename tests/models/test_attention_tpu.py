@@ -3,8 +3,6 @@
 It needs libtpu beside jaxlib (0.0.52 for 0.10.2) and JAX_PLATFORMS=cpu.
 """
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -58,8 +56,8 @@ def chips(request, monkeypatch):
 def test_kernel_compiles_where_auto_is_asked_for(chips, T, A, C, images):
     """Forward and backward fit into VMEM and talk to nobody; no [T, T] array is left in HBM."""
 
-    def run(q, k, v, dout):
-        call = functools.partial(attention, implementation="auto")
+    def run(q, k, v, sin, cos, dout):
+        call = lambda q, k, v: attention(q, k, v, sin, cos, implementation="auto")  # noqa: E731
         out, vjp = jax.vjp(call, q, k, v)
         return out, *vjp(dout)
 
@@ -67,7 +65,8 @@ def test_kernel_compiles_where_auto_is_asked_for(chips, T, A, C, images):
         assert platform() == "tpu"
         sharding = NamedSharding(chips, P(("replica", "fsdp")))
         x = jax.ShapeDtypeStruct((images, T, A, C), "bfloat16", sharding=sharding)
-        compiled = jax.jit(run).lower(x, x, x, x).compile()
+        sin = jax.ShapeDtypeStruct((4, T - 5, C), "float32", sharding=sharding)
+        compiled = jax.jit(run).lower(x, x, x, sin, sin, x).compile()
     program = compiled.as_text()
     assert program.count('custom_call_target="tpu_custom_call"') == 2
     assert not collectives.find(program)
