@@ -84,14 +84,7 @@ def _checkpoints(workdir, config, state_at):
             return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
         second = jax.tree.map(place, state_at(config, 2), shardings)
-        saving = checkpoint.save(manager, second, 2)
-        checkpoint.wait(manager)
-        assert saving is not None
-        cost = checkpoint.cost(manager, saving)
-        assert cost is not None
-        size = sum(x.nbytes for x in jax.tree.leaves(state_at(config, 2)))
-        # Compressed, but of random numbers; and with metadata, which is more than these parameters.
-        assert cost["checkpoint/bytes"] > 0.8 * size
+        assert checkpoint.save(manager, second, 2)
 
 
 if __name__ == "__main__":
