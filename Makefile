@@ -8,7 +8,7 @@ PHOTOS ?= ../shared/photos
 STAGES ?= runs/stages
 DINOV3 := $(RUN) -m dinov3_jax
 
-.PHONY: pretrain test stages parity lint bench bench-data bench-students bench-torch
+.PHONY: pretrain test stages parity hosts lint bench bench-data bench-students bench-torch
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,9 @@ stages: $(VENV)/.installed
 parity: $(VENV)/.installed  ## against PyTorch and transformers (CPU builds do)
 	$(RUN) -m pip install --quiet -e .[parity]
 	$(RUN) -m pytest -q -m parity
+
+hosts: $(VENV)/.installed  ## whole runs of several processes on this machine, killed and resumed
+	$(RUN) -m pytest -q -m hosts
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

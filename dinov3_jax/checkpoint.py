@@ -12,7 +12,6 @@ import dataclasses
 import json
 import logging
 import pathlib
-import time
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -64,16 +63,15 @@ def open_checkpoints(workdir: epath.PathLike, config: CheckpointConfig):
         manager.close()
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, step: int) -> Saving | None:
-    """Starts an asynchronous save of ``state`` after ``step`` steps; None if that is there."""
-    begun = time.time()
+def save(manager: ocp.CheckpointManager, state: TrainState, step: int) -> bool:
+    """Starts an asynchronous save of ``state`` after ``step`` steps; False if that is there."""
     with _explained(manager.directory):
         manager.check_for_errors()  # of the save before
         if step in manager.all_steps():
-            return None
+            return False
         items = {k: ocp.args.StandardSave(v) for k, v in _items(state).items()}
         manager.save(step, args=ocp.args.Composite(**items), force=True)
-    return Saving(step, begun, time.time() - begun)
+    return True
 
 
 def cost(manager: ocp.CheckpointManager, saving: Saving) -> dict[str, float] | None:

@@ -13,6 +13,7 @@ from jax._src import distributed  # the notes: JAX has no public way to its key-
 from jax.experimental import multihost_utils
 
 from dinov3_jax.config import ConfigError
+from dinov3_jax.distributed.rollcall import named
 
 
 def barrier(name: str) -> None:
@@ -28,12 +29,6 @@ def largest(value: int) -> int:
 def which(holds: bool) -> list[int]:
     """The indices of the processes in which ``holds`` is true."""
     return np.flatnonzero(multihost_utils.process_allgather(np.bool_(holds))).tolist()
-
-
-def named(processes: list[int]) -> str:
-    """As "process 3" or "processes 1, 3"."""
-    word = "process" if len(processes) == 1 else "processes"
-    return f"{word} {', '.join(map(str, processes))}"
 
 
 def check_same(what: str, text: str) -> None:

@@ -6,9 +6,13 @@ or the reason why the run does not start.
 """
 
 import contextlib
+import logging
 import socket
 import time
 
+_log = logging.getLogger(__name__)
+
+_REMINDER = 30.0  # seconds between two log lines about who is missing
 _RETRY = 0.5  # seconds between two attempts to reach process 0
 _GRACE = 10.0  # seconds a caller waits longer than process 0, so that it hears the reason
 _LINE = 1000  # bytes of a line, at most
@@ -45,17 +49,20 @@ def _listen(address, port, count, timeout):
         ) from error
     with server:
         while len(came) < count - 1 and problem is None:
-            server.settimeout(max(deadline - time.monotonic(), 0.001))
+            left = deadline - time.monotonic()
+            server.settimeout(max(min(left, _REMINDER), 0.001))
             try:
                 caller, _ = server.accept()
+                problem = _welcome(caller, came, count)
             except TimeoutError:
-                missing = sorted(set(range(1, count)) - came.keys())
+                missing = f"{named(sorted(set(range(1, count)) - came.keys()))} of {count}"
+                if left > _REMINDER:
+                    _log.warning("waiting for %s at %s", missing, address)
+                    continue
                 problem = (
-                    f"{_named(missing)} of {count} did not call process 0 at {address} within "
-                    f"{timeout:g} s; see whether they started, and can reach that port"
+                    f"{missing} did not call process 0 at {address} within {timeout:g} s; see "
+                    "whether they started, and can reach that port"
                 )
-                break
-            problem = _welcome(caller, came, count)
     # Closed by now: the port is free for the service to which "go" sends everybody.
     for caller in came.values():
         with caller, contextlib.suppress(OSError):  # one that died since; JAX will miss it
@@ -114,6 +121,7 @@ def _line(connection):
         return file.readline(_LINE).decode(errors="replace").strip()
 
 
-def _named(indices):
-    word = "process" if len(indices) == 1 else "processes"
-    return f"{word} {', '.join(map(str, indices))}"
+def named(processes: list[int]) -> str:
+    """As "process 3" or "processes 1, 3"."""
+    word = "process" if len(processes) == 1 else "processes"
+    return f"{word} {', '.join(map(str, processes))}"

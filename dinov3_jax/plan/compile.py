@@ -53,7 +53,9 @@ def abstract_arguments(
     shared = next(iter(configs.values()))
     whole = NamedSharding(mesh, P())
     states = {
-        name: _abstract(lambda c=config: init_state(c, jax.random.key(0)), state_shardings(config, mesh))
+        name: _abstract(
+            lambda c=config: init_state(c, jax.random.key(0)), state_shardings(config, mesh)
+        )
         for name, config in configs.items()
     }
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -65,7 +65,9 @@ def collectives(program: str) -> list[Collective]:
                 "all-reduce": 2 * out,
             }.get(kind, out)
             found.append(
-                Collective(kind, times[computation], received, max(operand, out), asynchronous, name)
+                Collective(
+                    kind, times[computation], received, max(operand, out), asynchronous, name
+                )
             )
     return found
 

@@ -25,7 +25,7 @@ class Topology(NamedTuple):
 
 
 def parse_topology(name: str) -> Topology:
-    """"v5p:8x8x4" (chips along each axis of the torus) or "h100:256" (a number of GPUs).
+    """ "v5p:8x8x4" (chips along each axis of the torus) or "h100:256" (a number of GPUs).
 
     Raises ``ConfigError`` for anything else, naming what exists.
     """

@@ -141,14 +141,14 @@ def _run(
                         f"data wait {rates['data_wait']:.0%}"
                     )
             for s in active:
-                s.note_saves()
+                s.note_save()
                 if last or done == s.end or done % s.config.checkpoint.every == 0:
                     with clock.paused():
                         s.save(done)
             if last:
                 for s in active:
                     checkpoint.wait(s.manager)
-                    s.note_saves()
+                    s.note_save()
             if stopping:
                 _log.warning("signal received: saved step %d, stopping", done)
                 break

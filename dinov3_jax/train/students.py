@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +54,7 @@ class Student:
     watch: guard.Guard
     window: metrics.Window
     last_loss: float = float("nan")
-    savings: list[checkpoint.Saving] = dataclasses.field(default_factory=list)  # under way
+    saving: checkpoint.Saving | None = None  # under way
 
     @property
     def end(self) -> int:
@@ -73,18 +74,21 @@ class Student:
 
     def save(self, done: int) -> None:
         """Starts to save the state after ``done`` steps, unless that is there."""
-        saving = checkpoint.save(self.manager, self.state, done)
-        if saving is not None and self.writer is not None:
-            self.savings.append(saving)
+        begun = time.time()
+        checkpoint.wait(self.manager)  # one save at a time
+        self.note_save()
+        if checkpoint.save(self.manager, self.state, done):
+            self.saving = checkpoint.Saving(done, begun, time.time() - begun)
 
-    def note_saves(self) -> None:
-        """Writes the rows of saves that have come to their end; raises what went wrong in one."""
+    def note_save(self) -> None:
+        """Writes the row of a save that has come to its end; raises what went wrong in it."""
         checkpoint.check(self.manager)
-        for saving in list(self.savings):
-            row = checkpoint.cost(self.manager, saving)
-            if row is not None and self.writer is not None:
-                self.writer.write(saving.step, row)
-                self.savings.remove(saving)
+        if self.saving is None or self.writer is None:
+            return
+        row = checkpoint.cost(self.manager, self.saving)
+        if row is not None:
+            self.writer.write(self.saving.step, row)
+            self.saving = None
 
     def assess(self, done: int) -> None:
         """Writes the evaluation row and the similarity picture of the teacher after ``done``."""

@@ -9,6 +9,7 @@ from etils import epath
 from dinov3_jax.config import ConfigError, TrainConfig
 from dinov3_jax.data.sources import Source
 from dinov3_jax.distributed import agree
+from dinov3_jax.distributed.rollcall import named
 from dinov3_jax.recipe import to_dict
 from dinov3_jax.train.metrics import write_whole
 
@@ -55,7 +56,7 @@ def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
     blind = agree.which(not _sees(path, text))
     if blind:
         raise ConfigError(
-            f"{agree.named(blind)} cannot see {path}, which process 0 wrote; give a --workdir on a "
+            f"{named(blind)} cannot see {path}, which process 0 wrote; give a --workdir on a "
             "file system that all hosts share"
         )
 

@@ -74,6 +74,13 @@ def test_batches_that_do_not_fit(batch, message):
         mesh.check_batch(BatchConfig(*batch), mesh.make_mesh(EIGHT))
 
 
+@pytest.mark.parametrize("sizes", [(1, -1, 1), (2, 2, 2), (2, -1, 1)])
+def test_one_process_reads_all_groups(sizes):
+    made = mesh.make_mesh(MeshConfig(*sizes))
+    assert mesh.local_shards(made) == list(range(made.size // made.shape["tensor"]))
+    assert mesh.local_groups(BatchConfig(32, 2, 1), made) == list(range(16))
+
+
 def test_global_batch_lies_on_all_devices_by_axis_0():
     made = mesh.make_mesh(EIGHT)
     host = {"x": np.arange(48.0).reshape(16, 3), "y": np.arange(8)}

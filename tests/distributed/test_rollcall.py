@@ -34,6 +34,12 @@ def test_everybody_hears_who_is_missing():
     assert all(re.match(wanted, text) for text in heard)
 
 
+def test_the_log_tells_whom_it_waits_for(monkeypatch, caplog):
+    monkeypatch.setattr(rollcall, "_REMINDER", 0.2)
+    answers([(0, 3), (2, 3)], timeout=1.0)
+    assert "waiting for process 1 of 3 at 127.0.0.1" in caplog.text
+
+
 def test_without_process_0():
     (heard,) = answers([(1, 2)], timeout=1.0)
     assert re.match(r"process 1 of 2 cannot reach process 0 at 127\.0\.0\.1:\d+ .* 1 s", heard)

@@ -17,6 +17,7 @@ from dinov3_jax.cli import hosts
 from dinov3_jax.config import ConfigError, MeshConfig
 from dinov3_jax.distributed import agree
 from dinov3_jax.distributed.mesh import AXES, alone, global_batch, local_groups, make_mesh
+from dinov3_jax.distributed.rollcall import named
 from dinov3_jax.train.state import init_state, state_shardings
 from tests.train.runs import assert_equal_bits
 
@@ -59,7 +60,7 @@ def _agreements(me, count):
     assert agree.largest(10 + me) == 9 + count
     assert agree.which(me != 0) == list(range(1, count))
     agree.check_same("this", "the same")
-    others = agree.named(list(range(1, count)))
+    others = named(list(range(1, count)))
     with pytest.raises(ConfigError, match=f"the recipe of {others} differs from that of process 0"):
         agree.check_same("the recipe", f"mine {me}")
     assert agree.read_note("note") is None
@@ -84,14 +85,7 @@ def _checkpoints(workdir, config, state_at):
             return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
         second = jax.tree.map(place, state_at(config, 2), shardings)
-        saving = checkpoint.save(manager, second, 2)
-        checkpoint.wait(manager)
-        assert saving is not None
-        cost = checkpoint.cost(manager, saving)
-        assert cost is not None
-        size = sum(x.nbytes for x in jax.tree.leaves(state_at(config, 2)))
-        # Compressed, but of random numbers; and with metadata, which is more than these parameters.
-        assert cost["checkpoint/bytes"] > 0.8 * size
+        assert checkpoint.save(manager, second, 2)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,14 @@ def test_a_run_leaves_what_it_promises(finished):
     rows = read_metrics(epath.Path(finished))
     assert [row["step"] for row in rows if "loss/total" in row] == list(range(1, 13))
     assert [row["step"] for row in rows if "health/rankme_cls" in row] == [0, 12]
+    saves = [row for row in rows if "checkpoint/bytes" in row]
+    assert [row["step"] for row in saves] == [4, 8, 12]
+    for row in saves:
+        folder = finished / "checkpoints" / str(row["step"])
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert row["checkpoint/bytes"] == sum(path.stat().st_size for path in files)
+        seconds = row["checkpoint/blocked_seconds"] + row["checkpoint/background_seconds"]
+        assert 0 < seconds < rows[-1]["time"] - rows[0]["time"]
     items = {path.name for path in (finished / "checkpoints" / "12").iterdir()}
     assert {"student", "teacher", "optimizer"} <= items  # a teacher loads alone
 

@@ -23,25 +23,27 @@ def test_one_process_stops_at_once():
     assert stops_after(3, wanted=True, ahead=AHEAD, name="run")
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(100))
 def test_all_stop_after_the_same_step(notes, seed):
     """Processes move in any order, as far as the metrics they wait for let them."""
     rng = np.random.default_rng(seed)
     asked = {process: int(rng.integers(1, 12)) for process in (0, 1, 2) if rng.random() < 0.7}
-    done, stopped = [0, 0, 0], {}
-    while len(stopped) < 3 and max(done) < 40:
-        process = int(rng.integers(3))
-        # Before step n is started, the metrics of step n - AHEAD - 1 have been read.
-        if process in stopped or min(done) < done[process] - AHEAD:
-            continue
-        done[process] += 1
-        wanted = process in asked and done[process] >= asked[process]
-        if stops_after(done[process], wanted=wanted, ahead=AHEAD, name="run"):
-            stopped[process] = done[process]
+    started, looked, stopped = [0, 0, 0], [0, 0, 0], {}
+    speed = rng.dirichlet(np.ones(3))
+    while len(stopped) < 3 and max(started) < 40:
+        process = int(rng.choice(3, p=speed))
+        if process in stopped:
+            speed = np.ones(3) / 3
+        elif looked[process] < started[process]:
+            done = looked[process] = started[process]
+            wanted = process in asked and done >= asked[process]
+            if stops_after(done, wanted=wanted, ahead=AHEAD, name="run"):
+                stopped[process] = done
+        # Before a step is started, the metrics of the one AHEAD + 1 before it have been read.
+        elif min(started) >= started[process] - AHEAD:
+            started[process] += 1
     assert len(stopped) == (3 if asked else 0)
     assert len(set(stopped.values())) <= 1
-    if asked:
-        assert min(asked.values()) < stopped[0] <= min(asked.values()) + 2 * AHEAD + 2
 
 
 def test_runs_have_notes_of_their_own(notes):
