@@ -1,5 +1,7 @@
 """Compiler options of the train step, each with what it was measured to do (docs/design/0003)."""
 
+from typing import Any
+
 # Moves collectives to the SparseCores, where they run beside the matmuls. Without these the TPU
 # compiler makes gathers and scatters of v5p and v6e synchronous.
 _SPARSE_CORE = {
@@ -25,6 +27,6 @@ _OPTIONS = {
 }
 
 
-def compiler_options(device_kind: str) -> dict[str, bool | int]:
+def compiler_options(device_kind: str) -> dict[str, Any]:
     """Options for ``jax.stages.Lowered.compile``; none for a device without measured ones."""
     return dict(_OPTIONS.get(device_kind, {}))

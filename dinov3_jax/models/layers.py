@@ -33,16 +33,14 @@ def dense(
 ) -> jax.Array:
     """(x · kernel + bias) ∘ gamma in the dtype of x."""
     kernel = layer.kernel[...]
-    folded = gamma is not None and not fp8  # in float8 the kernel keeps its own scales
-    if folded:
-        # The backward pass then needs no product without gamma: one array per block less to keep
-        # or to compute again.
-        kernel = kernel * gamma
+    bias = None if layer.bias is None else layer.bias[...]
+    if gamma is not None and not fp8:  # in float8 the kernel keeps its own scales
+        # Folded in: the backward pass then needs no product without gamma, one array per block
+        # less to keep or to compute again.
+        kernel, bias, gamma = kernel * gamma, None if bias is None else bias * gamma, None
     out = product(x, kernel, fp8=fp8)
-    if layer.bias is not None:
-        bias = layer.bias[...] * gamma if folded else layer.bias[...]
-        out = out + bias.astype(x.dtype)
-    return out if gamma is None or folded else out * gamma.astype(x.dtype)
+    out = out if bias is None else out + bias.astype(x.dtype)
+    return out if gamma is None else out * gamma.astype(x.dtype)
 
 
 def norm(config: CompleteVitConfig, rngs: nnx.Rngs) -> nnx.Module:

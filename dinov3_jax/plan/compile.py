@@ -7,6 +7,7 @@ takes minutes.
 """
 
 import dataclasses
+import functools
 import multiprocessing
 import tempfile
 import time
@@ -52,17 +53,15 @@ def abstract_arguments(
     """
     shared = next(iter(configs.values()))
     whole = NamedSharding(mesh, P())
-    states = {
-        name: _abstract(
-            lambda c=config: init_state(c, jax.random.key(0)), state_shardings(config, mesh)
-        )
-        for name, config in configs.items()
-    }
+    states = {}
+    for name, config in configs.items():
+        make = functools.partial(init_state, config, jax.random.key(0))
+        states[name] = _abstract(make, state_shardings(config, mesh))
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
     frozen = None
     if shared.distill is not None:
-        make = lambda: build.init_distill_params(shared, jax.random.key(0))  # noqa: E731
+        make = functools.partial(build.init_distill_params, shared, jax.random.key(0))
         specs = sharding.param_specs(jax.eval_shape(make), mesh)
         frozen = _abstract(make, sharding.named(specs, mesh))
     return states, _abstract_batch(shared, mesh, resolution), key, frozen
@@ -159,7 +158,7 @@ def _compile(configs, topology, resolution, folder, pipe):
     except Exception:
         pipe.send({"refused": traceback.format_exc(limit=-3)})
         return
-    options = compiler_options(devices[0].device_kind) | {
+    options: dict[str, Any] = compiler_options(devices[0].device_kind) | {
         "xla_dump_to": folder,
         "xla_dump_hlo_as_text": True,
         "xla_dump_hlo_module_re": "jit_step.*",
@@ -172,7 +171,7 @@ def _compile(configs, topology, resolution, folder, pipe):
             return
         pipe.send({"error": str(error).splitlines()[0]})
         return
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     pipe.send({"peak_bytes": memory.peak_memory_in_bytes, "program": _text(compiled, folder)})
 
 
