@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5 if cpu else 20, help="timed steps")
     parser.add_argument("--baseline", action="store_true", help="time benchmarks/plain.py too")
     arguments = parser.parse_args()
-    rows, mesh = [], make_mesh(MeshConfig(replica=1, fsdp=-1, tensor=1))
+    rows, mesh = [], make_mesh(MeshConfig(replica=1, fsdp=-1, fsdp_minor=1, tensor=1))
     for size in arguments.sizes:
         config = recipe(size, images=arguments.batch, dtype=arguments.dtype)
         rows += measure(config, mesh, rounds=arguments.rounds, baseline=arguments.baseline)

@@ -13,14 +13,14 @@ AXES = ("replica", "fsdp", "fsdp_minor", "tensor")
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
-    """Mesh of axes (replica, fsdp, tensor) over all devices; one size may be -1: what is left."""
+    """Mesh of axes ``AXES`` over all devices; one size may be -1: what is left."""
     devices = jax.devices() if devices is None else devices
     sizes = [config.replica, config.fsdp, config.fsdp_minor, config.tensor]
     if sizes.count(-1) == 1:
         known = -int(np.prod(sizes))
         sizes[sizes.index(-1)] = len(devices) // known if known else 0
     if min(sizes) < 1 or np.prod(sizes) != len(devices):
-        wanted = f"replica {config.replica} x fsdp {config.fsdp} x tensor {config.tensor}"
+        wanted = " x ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
         raise ConfigError(
             f"mesh {wanted} does not fit {len(devices)} devices; the product must be "
             f"{len(devices)}, one size may be -1"
@@ -37,7 +37,7 @@ def check_batch(config: BatchConfig, mesh: Mesh) -> None:
             f"batch.images {config.images} is not a multiple of batch.group {config.group}; "
             f"take {config.group * max(groups, 1)} or {config.group * (groups + 1)}"
         )
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = batch_shards(mesh)
     if groups % (config.accumulate * shards):
         raise ConfigError(
             f"{groups} groups (batch.images {config.images} / batch.group {config.group}) cannot "
@@ -47,35 +47,40 @@ def check_batch(config: BatchConfig, mesh: Mesh) -> None:
         )
 
 
+def batch_shards(mesh: Mesh) -> int:
+    """Parts into which the devices of ``mesh`` divide a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def alone():
     """Context in which this process computes on a device of its own, whatever the others do.
 
     Under the mesh of a run, every operation is one of all devices, and so of all processes.
     """
-    return jax.set_mesh(make_mesh(MeshConfig(1, 1, 1), jax.local_devices()[:1]))
+    return jax.set_mesh(make_mesh(MeshConfig(1, 1, 1, 1), jax.local_devices()[:1]))
 
 
 def local_shards(mesh: Mesh) -> list[int]:
     """Which of the equal parts of a batch lie on devices of this process, in ascending order.
 
-    There are ``replica`` x ``fsdp`` parts. On a torus neighbours in the mesh may belong to
+    There are ``batch_shards`` parts. On a torus neighbours in the mesh may belong to
     different hosts, so that the parts of one host need not follow each other.
     """
-    shards = mesh.shape["replica"] * mesh.shape["fsdp"]
+    shards = batch_shards(mesh)
     places = batch_sharding(mesh).addressable_devices_indices_map((shards,))
     return sorted({index[0].start or 0 for index in places.values() if index is not None})
 
 
 def local_groups(config: BatchConfig, mesh: Mesh) -> list[int]:
     """The groups of a batch that this process has to read: those of its ``local_shards``."""
-    each = config.images // config.group // (mesh.shape["replica"] * mesh.shape["fsdp"])
+    each = config.images // config.group // batch_shards(mesh)
     return [shard * each + i for shard in local_shards(mesh) for i in range(each)]
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """The ``local_shards`` of every array, joined -> global arrays, sharded on axis 0."""
     sharding, mine = batch_sharding(mesh), local_shards(mesh)
-    shards = mesh.shape["replica"] * mesh.shape["fsdp"]
+    shards = batch_shards(mesh)
 
     def place(local):
         rows = len(local) // len(mine)

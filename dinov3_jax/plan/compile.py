@@ -7,7 +7,6 @@ takes minutes.
 """
 
 import dataclasses
-import functools
 import multiprocessing
 import tempfile
 import time
@@ -55,23 +54,22 @@ def abstract_arguments(
     whole = NamedSharding(mesh, P())
     states = {}
     for name, config in configs.items():
-        make = functools.partial(init_state, config, jax.random.key(0))
-        states[name] = _abstract(make, state_shardings(config, mesh))
+        states[name] = _abstract(init_state, config, state_shardings(config, mesh))
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
     frozen = None
     if shared.distill is not None:
-        make = functools.partial(build.init_distill_params, shared, jax.random.key(0))
-        specs = sharding.param_specs(jax.eval_shape(make), mesh)
-        frozen = _abstract(make, sharding.named(specs, mesh))
+        make = build.init_distill_params
+        shapes = jax.eval_shape(lambda: make(shared, jax.random.key(0)))
+        specs = sharding.param_specs(shapes, mesh)
+        frozen = _abstract(make, shared, sharding.named(specs, mesh))
     return states, _abstract_batch(shared, mesh, resolution), key, frozen
 
 
-def _abstract(make, shardings):
+def _abstract(make, config, shardings):
+    shapes = jax.eval_shape(lambda: make(config, jax.random.key(0)))
     return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        jax.eval_shape(make),
-        shardings,
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
 
 

@@ -17,7 +17,7 @@ from dinov3_jax.data.crops import resize
 from dinov3_jax.data.pipeline import eval_images
 from dinov3_jax.data.sources import Source, SourceError, open_source
 from dinov3_jax.distributed import agree
-from dinov3_jax.distributed.mesh import alone, global_batch, local_shards
+from dinov3_jax.distributed.mesh import alone, batch_shards, global_batch, local_shards
 from dinov3_jax.evals import health
 from dinov3_jax.evals.knn import knn_accuracy
 from dinov3_jax.losses.sinkhorn import sinkhorn
@@ -127,7 +127,7 @@ def make_forward(config: TrainConfig, networks: Networks, mesh: Mesh) -> Forward
     def cls(teacher, images):
         return dense(teacher, images)[:1]  # the compiler drops the rest
 
-    shards = mesh.shape["replica"] * mesh.shape["fsdp"]
+    shards = batch_shards(mesh)
     size = -(-_BATCH // shards) * shards
     mine = local_shards(mesh)
 

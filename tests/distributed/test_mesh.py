@@ -74,7 +74,7 @@ def test_batches_that_do_not_fit(batch, message):
         mesh.check_batch(BatchConfig(*batch), mesh.make_mesh(EIGHT))
 
 
-@pytest.mark.parametrize("sizes", [(1, -1, 1), (2, 2, 2), (2, -1, 1)])
+@pytest.mark.parametrize("sizes", [(1, -1, 1, 1), (2, 2, 1, 2), (2, -1, 2, 1)])
 def test_one_process_reads_all_groups(sizes):
     made = mesh.make_mesh(MeshConfig(*sizes))
     assert mesh.local_shards(made) == list(range(made.size // made.shape["tensor"]))

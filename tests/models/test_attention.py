@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from dinov3_jax.config import MeshConfig
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.mesh import make_mesh
+from dinov3_jax.distributed.sharding import BATCH_AXES
 from dinov3_jax.models import attention as module, attention_tpu, build
 from dinov3_jax.models.attention import attention, choose, platform
 from tests import collectives
@@ -123,15 +124,15 @@ def test_blocks(shape, blocks):
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(
     ("mesh", "heads", "groups"),
-    [((1, 8, 1), 2, 8), ((2, 2, 2), 2, 1), ((1, 4, 2), 3, 4)],
+    [((1, 4, 2, 1), 2, 8), ((2, 2, 1, 2), 2, 1), ((1, 4, 1, 2), 3, 4)],
 )
 def test_devices_keep_to_their_share(mesh, heads, groups):
     """No collective, forward or backward, and the numbers of one device."""
     args = draw(8, 7, heads, 8, groups=groups, prefix=2)
     wanted = with_gradients("pallas")(*args)
     mesh = make_mesh(MeshConfig(*mesh))
-    tokens = P(("replica", "fsdp"), None, "tensor" if heads == 2 else None)
-    angles = P(("replica", "fsdp")) if groups > 1 else P()
+    tokens = P(BATCH_AXES, None, "tensor" if heads == 2 else None)
+    angles = P(BATCH_AXES) if groups > 1 else P()
     specs = (tokens, tokens, tokens, angles, angles, tokens)
     with jax.set_mesh(mesh):
         placed = [jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(args, specs)]
@@ -159,7 +160,7 @@ def test_no_activation_travels_in_a_backbone():
 
 def backbone_collectives(config):
     """Of the gradient of a backbone's output with respect to its parameters, trained on crops."""
-    mesh, graph = make_mesh(MeshConfig(1, 8, 1)), build.networks(config).backbone
+    mesh, graph = make_mesh(MeshConfig(1, 8, 1, 1)), build.networks(config).backbone
     params = jax.eval_shape(lambda: build.init_params(config, jax.random.key(0)))["backbone"]
     shardings = sharding.named(sharding.param_specs(params, mesh), mesh)
     batch = sharding.batch_sharding(mesh)
@@ -209,7 +210,7 @@ def test_gpus_with_flash_attention(capability, exists, monkeypatch):
 def test_platform_is_that_of_the_mesh_or_the_default_device():
     """A mesh of devices that this machine does not have: test_attention_tpu.py."""
     assert platform() == "cpu"
-    with jax.set_mesh(make_mesh(MeshConfig(1, 8, 1))):
+    with jax.set_mesh(make_mesh(MeshConfig(1, 8, 1, 1))):
         assert platform() == "cpu"
     with jax.default_device(jax.devices()[1]):
         assert platform() == "cpu"

@@ -10,6 +10,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from dinov3_jax.distributed.mesh import AXES
+from dinov3_jax.distributed.sharding import BATCH_AXES
 from dinov3_jax.models.attention import attention, platform
 from tests import collectives
 
@@ -63,7 +64,7 @@ def test_kernel_compiles_where_auto_is_asked_for(chips, T, A, C, images):
 
     with jax.set_mesh(chips):
         assert platform() == "tpu"
-        sharding = NamedSharding(chips, P(("replica", "fsdp")))
+        sharding = NamedSharding(chips, P(BATCH_AXES))
         x = jax.ShapeDtypeStruct((images, T, A, C), "bfloat16", sharding=sharding)
         sin = jax.ShapeDtypeStruct((4, T - 5, C), "float32", sharding=sharding)
         compiled = jax.jit(run).lower(x, x, x, sin, sin, x).compile()
