@@ -2,9 +2,10 @@
 
 Command: dinov3 train --config=configs/vit7b16_pretrain.py --workdir=DIR \
              --config.data.path=SHARDS
-Hardware: 256 accelerators, 16 images each. Constant schedules after 100k steps of warm-up; the
-paper trains one million steps. The reference computes the blocks' matmuls in fp8, this recipe in
-bfloat16.
+             [vit7b16_pretrain.py:chip=v5p | v6e | v5e for the layout of 256 of those]
+Hardware: 256 accelerators, 16 images each; docs/scale.md has what the compiler says of it.
+Constant schedules after 100k steps of warm-up; the paper trains one million steps. The reference
+computes the blocks' matmuls in fp8 (student.fp8), this recipe in bfloat16.
 """
 
 from configs import base
@@ -12,7 +13,20 @@ from configs import base
 EPOCH = 1000  # steps
 
 
-def get_config():
+# (replica, fsdp, fsdp_minor), remat, blocks of full remat: what fits 256 chips and computes the
+# least again.
+LAYOUTS = {
+    "gpu": ((1, -1, 1), "qkv+attention+proj+fc1", 0),
+    "v5p": ((4, 8, 8), "qkv+attention+proj+fc1", 0),
+    "v6e": ((1, 16, 16), "attention+proj+fc1", 0),
+    "v5e": ((1, 16, 16), "qkv+attention+proj+fc1", 28),
+}
+
+
+def get_config(arg=""):
+    chip = base.arguments(arg, chip="gpu")["chip"]
+    if chip not in LAYOUTS:
+        raise ValueError(f"chip is {chip!r}, wanted one of {', '.join(LAYOUTS)}")
     config = base.get_config()
     config.name = "vit7b16_pretrain"
     config.steps = 1000 * EPOCH
@@ -23,7 +37,8 @@ def get_config():
     student.drop_path = 0.4
     student.untie_global_and_local_cls_norm = True
     student.rope_dtype = "bfloat16"  # as in the reference's training runs
-    student.remat = "dots"
+    mesh, student.remat, student.remat_blocks = LAYOUTS[chip]
+    config.mesh.replica, config.mesh.fsdp, config.mesh.fsdp_minor = mesh
 
     config.dino.head.prototypes = 262_144
     config.dino.head.hidden, config.dino.head.bottleneck = 8192, 512

@@ -14,6 +14,8 @@ VERBS = {
     "train": "a recipe: dinov3 train --config=configs/photos_small.py --workdir=DIR",
     "pretrain": "a folder of images, everything else chosen: dinov3 pretrain --data=FOLDER "
     "--workdir=DIR",
+    "plan": "memory, time and cost on chips that are not here: dinov3 plan --config=FILE.py "
+    "--topology=v5p:8x8x4",
     "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
 }
 _USAGE = "usage: dinov3 VERB [options]; dinov3 VERB --help explains one\n\n" + "\n".join(

@@ -4,7 +4,7 @@ import math
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from dinov3_jax.config import BatchConfig, ConfigError, MeshConfig
 from dinov3_jax.distributed.sharding import BATCH_AXES, batch_sharding
@@ -15,21 +15,27 @@ AXES = ("replica", "fsdp", "fsdp_minor", "tensor")
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     """Mesh of axes ``AXES`` over all devices; one size may be -1: what is left."""
     devices = jax.devices() if devices is None else devices
-    sizes = [config.replica, config.fsdp, config.fsdp_minor, config.tensor]
-    if sizes.count(-1) == 1:
-        known = -int(np.prod(sizes))
-        sizes[sizes.index(-1)] = len(devices) // known if known else 0
-    if min(sizes) < 1 or np.prod(sizes) != len(devices):
-        wanted = " x ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
-        raise ConfigError(
-            f"mesh {wanted} does not fit {len(devices)} devices; the product must be "
-            f"{len(devices)}, one size may be -1"
-        )
+    sizes = mesh_sizes(config, len(devices))
     # Auto: the compiler propagates shardings from the few constraints we state.
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
 
 
-def check_batch(config: BatchConfig, mesh: Mesh) -> None:
+def mesh_sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """Sizes of ``AXES`` for a number of devices; ``ConfigError`` if their product is another."""
+    sizes = [config.replica, config.fsdp, config.fsdp_minor, config.tensor]
+    if sizes.count(-1) == 1:
+        known = -int(np.prod(sizes))
+        sizes[sizes.index(-1)] = devices // known if known else 0
+    if min(sizes) < 1 or np.prod(sizes) != devices:
+        wanted = " x ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
+        raise ConfigError(
+            f"mesh {wanted} does not fit {devices} devices; the product must be "
+            f"{devices}, one size may be -1"
+        )
+    return tuple(sizes)
+
+
+def check_batch(config: BatchConfig, mesh: Mesh | AbstractMesh) -> None:
     """Raises ``ConfigError`` unless whole groups fall on every device in every micro-batch."""
     groups, rest = divmod(config.images, config.group)
     if rest:
@@ -47,7 +53,7 @@ def check_batch(config: BatchConfig, mesh: Mesh) -> None:
         )
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     """Parts into which the devices of ``mesh`` divide a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 

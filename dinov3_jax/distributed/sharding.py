@@ -76,7 +76,7 @@ def path_name(path) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
-def named(specs, mesh: Mesh):
+def named(specs, mesh: Mesh | AbstractMesh):
     """Specs -> shardings on ``mesh``."""
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec as P
 
 from dinov3_jax.config import ConfigError, TrainConfig
 from dinov3_jax.data.pipeline import train_batches
@@ -50,20 +50,28 @@ def abstract_arguments(
     The batch has the shapes that the data pipeline gives for entry ``resolution`` of
     ``crops.mixture``: one group is read from a picture made up here.
     """
+    states, frozen = abstract_state(configs, mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, P()))
+    batch = _abstract_batch(next(iter(configs.values())), mesh, resolution)
+    return states, batch, key, frozen
+
+
+def abstract_state(
+    configs: dict[str, TrainConfig], mesh: Mesh | AbstractMesh
+) -> tuple[dict, dict | None]:
+    """(states by name of the student, frozen teacher of a distillation) as shapes on ``mesh``."""
     shared = next(iter(configs.values()))
-    whole = NamedSharding(mesh, P())
     states = {}
     for name, config in configs.items():
         states[name] = _abstract(init_state, config, state_shardings(config, mesh))
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
     frozen = None
     if shared.distill is not None:
         make = build.init_distill_params
         shapes = jax.eval_shape(lambda: make(shared, jax.random.key(0)))
         specs = sharding.param_specs(shapes, mesh)
         frozen = _abstract(make, shared, sharding.named(specs, mesh))
-    return states, _abstract_batch(shared, mesh, resolution), key, frozen
+    return states, frozen
 
 
 def _abstract(make, config, shardings):

@@ -87,6 +87,15 @@ def cycles(program: str) -> int | None:
     return total or None
 
 
+def packed_bytes(report: str) -> int | None:
+    """Bytes of the first memory space (HBM) in the compiler's report of its buffers.
+
+    Before the last packing: 10 to 30 % more than the peak. None for an empty report.
+    """
+    match = re.search(r"color=0\)\s*Total bytes: (\d+)", report)
+    return int(match[1]) if match else None
+
+
 def _read(program):
     """({computation: lines}, how often each runs in a step, entry and loops, bodies of fusions)."""
     computations, entry, current = {}, None, None

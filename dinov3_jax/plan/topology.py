@@ -51,8 +51,13 @@ def tpu_devices(topology: Topology) -> list:
 
     Call it in a process that uses no TPU of its own: it tells libtpu to look for none.
     """
+    n = topology.chips
+    accelerators = {
+        "v4": f"v4-{2 * n}", "v5e": f"v5litepod-{n}", "v5p": f"v5p-{2 * n}", "v6e": f"v6e-{n}"
+    }  # fmt: skip
     os.environ.update(
         TPU_SKIP_MDS_QUERY="1",
+        TPU_ACCELERATOR_TYPE=accelerators[topology.generation],
         TPU_WORKER_HOSTNAMES="localhost",
         ALLOW_MULTIPLE_LIBTPU_LOAD="1",
     )

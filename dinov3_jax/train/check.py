@@ -2,7 +2,7 @@
 
 import operator
 
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from dinov3_jax.config import ConfigError, GramConfig, ScheduleConfig, TrainConfig, VitConfig
 from dinov3_jax.data.check import check_config
@@ -12,15 +12,18 @@ from dinov3_jax.models import presets
 from dinov3_jax.train import step
 
 
-def check_recipe(config: TrainConfig, mesh: Mesh) -> None:
-    """Raises ``ConfigError`` for a recipe that could not run on ``mesh``, or not as written."""
+def check_recipe(config: TrainConfig, mesh: Mesh | AbstractMesh, *, platform: str) -> None:
+    """Raises ``ConfigError`` for a recipe that could not run on ``mesh``, or not as written.
+
+    ``platform`` of its devices: "cpu", "gpu" or "tpu".
+    """
     presets.complete(config.student)
     check_config(config)
     _check_teachers(config)
     check_batch(config.batch, mesh)
-    _check_attention("student", config.student, mesh)
+    _check_attention("student", config.student, platform)
     if config.distill is not None:
-        _check_attention("distill.backbone", config.distill.backbone, mesh)
+        _check_attention("distill.backbone", config.distill.backbone, platform)
     _check_koleo(config)
     step.scaled_lr(config)
     _one_of("teacher.centering", config.teacher.centering, ("sinkhorn", "softmax"))
@@ -141,9 +144,8 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{name} is {value!r}, wanted one of {', '.join(map(repr, allowed))}")
 
 
-def _check_attention(section: str, backbone: VitConfig, mesh: Mesh) -> None:
+def _check_attention(section: str, backbone: VitConfig, platform: str) -> None:
     wanted = {"cudnn": "gpu", "pallas": "tpu"}.get(backbone.attention)
-    platform = mesh.devices.flat[0].platform
     if wanted not in (None, platform):
         raise ConfigError(
             f"{section}.attention is {backbone.attention!r}, which exists for {wanted!r} alone, "

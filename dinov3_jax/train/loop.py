@@ -56,7 +56,7 @@ def train_students(
     shared = next(iter(configs.values()))
     mesh = make_mesh(shared.mesh)
     for config in configs.values():
-        check_recipe(config, mesh)
+        check_recipe(config, mesh, platform=mesh.devices.flat[0].platform)
     check_students(configs)
     source = open_source(shared.data)
     plans, eval_data = prepare(configs, workdir, source)

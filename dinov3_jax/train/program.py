@@ -13,6 +13,7 @@ from dinov3_jax.config import CropConfig, TrainConfig
 from dinov3_jax.data.pipeline import train_batches
 from dinov3_jax.data.resolution import crops_at
 from dinov3_jax.data.sources import Source
+from dinov3_jax.distributed.compiler import compiler_options
 from dinov3_jax.distributed.mesh import global_batch, local_groups
 from dinov3_jax.models import build
 from dinov3_jax.train.multistudent_step import multistudent_step
@@ -78,7 +79,8 @@ def compile_steps(
         lowered = step_program(configs, mesh, crops).lower(
             arguments.states, arrays, arguments.key, arguments.frozen
         )
-        programs.append(lowered.compile())
+        kind = mesh.devices.flat[0].device_kind
+        programs.append(lowered.compile(compiler_options(kind)))
         _log.info(
             "compiled the step of %d / %d%s pixel crops in %.0f s",
             crops.global_size,

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec as P
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec as P
 
 from dinov3_jax.config import TrainConfig
 from dinov3_jax.distributed import sharding
@@ -55,7 +55,7 @@ def has_gram_teacher(config: TrainConfig) -> bool:
     return config.gram is not None and config.gram.teacher != "ema"
 
 
-def state_shardings(config: TrainConfig, mesh: Mesh) -> TrainState:
+def state_shardings(config: TrainConfig, mesh: Mesh | AbstractMesh) -> TrainState:
     """A ``TrainState`` of shardings: moments and teacher lie where their parameters lie."""
     shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
     params = sharding.param_specs(shapes.student, mesh)

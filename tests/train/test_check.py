@@ -10,7 +10,9 @@ from tests.tiny import CONVNEXT, tiny_config
 
 
 def check(config, devices=1):
-    check_recipe(config, make_mesh(MeshConfig(1, -1, 1, 1), jax.devices()[:devices]))
+    check_recipe(
+        config, make_mesh(MeshConfig(1, -1, 1, 1), jax.devices()[:devices]), platform="cpu"
+    )
 
 
 def test_the_tiny_recipe_is_fine():

@@ -1,0 +1,146 @@
+"""``plan``: one topology, one recipe, everything that can be known before a chip is paid for."""
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+from jax.sharding import AbstractMesh, AxisType
+
+from dinov3_jax.config import ConfigError, MeshConfig, TrainConfig
+from dinov3_jax.distributed.mesh import AXES, mesh_sizes
+from dinov3_jax.plan import estimate, hlo
+from dinov3_jax.plan.compile import abstract_state, compile_for
+from dinov3_jax.plan.topology import Topology
+from dinov3_jax.train.check import check_recipe
+
+
+def plan(
+    configs: dict[str, TrainConfig],
+    topology: Topology,
+    *,
+    codegen: bool = False,
+    price: float | None = None,
+) -> dict[str, Any]:
+    """The plan as plain data (written as JSON; ``report.text`` prints it).
+
+    ``configs`` by name of the student. ``codegen`` compiles to machine code: minutes instead of
+    seconds, and the compiler's word on peak memory and cycles. ``price`` in money per chip-hour.
+    With ``crops.mixture`` the largest sizes are compiled: they need the most memory.
+    """
+    config = next(iter(configs.values()))
+    sizes = mesh_sizes(config.mesh, topology.chips)
+    mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    for each in configs.values():
+        check_recipe(each, mesh, platform="tpu" if topology.compiles else "gpu")
+    states, frozen = abstract_state(configs, mesh)
+    parts = estimate.state_bytes(states, frozen)
+    result: dict[str, Any] = {
+        "recipe": config.name,
+        "topology": topology.name,
+        "chips": topology.chips,
+        "mesh": dict(zip(AXES, sizes)),
+        "remat": config.student.remat,
+        "remat_blocks": config.student.remat_blocks,
+        "images_per_step": config.batch.images,
+        "flops": estimate.flops_rows(configs),
+        "checkpoint_bytes": sum(estimate.checkpoint_bytes(c) for c in configs.values()),
+    }
+    found, cycles, peak = [], None, None
+    if topology.compiles:
+        resolution = _largest(config)
+        compiled = compile_for(configs, topology, resolution=resolution, codegen=codegen)
+        total, peak = hlo.packed_bytes(compiled.memory), compiled.peak_bytes
+        result["error"] = compiled.error
+        result["compile_seconds"] = round(compiled.seconds, 1)
+        if compiled.program:
+            found, cycles = hlo.collectives(compiled.program), hlo.cycles(compiled.program)
+            result["collectives"] = estimate.collective_rows(found)
+        whole = peak or total
+        source = "compiler, peak" if peak else "compiler, upper count before packing"
+        activations = None if whole is None else max(whole - sum(parts.values()), 0)
+    else:
+        activations = sum(estimate.activation_bytes(c, topology.chips) for c in configs.values())
+        whole, source = sum(parts.values()) + activations, "estimate"
+    room = estimate.capacity(topology)
+    result["memory"] = {
+        **parts,
+        "activations": activations,
+        "total": whole,
+        "source": source,
+        "capacity": room,
+        "fits": whole is not None and whole <= room and not result.get("error"),
+    }
+    time = estimate.step_time(configs, topology, found, cycles)
+    result["time"] = {**time._asdict(), "bound": time.bound, "mfu_bound": time.mfu}
+    result["whole_run"] = _whole_run(configs, topology, time.bound, price)
+    return result
+
+
+def _largest(config):
+    mixture = config.crops.mixture
+    return 0 if mixture is None else max(range(len(mixture)), key=lambda i: mixture[i][:2])
+
+
+def _whole_run(configs, topology, seconds, price):
+    config = next(iter(configs.values()))
+    steps = max(c.steps for c in configs.values())
+    hours = steps * seconds * topology.chips / 3600
+    rate = config.batch.images / seconds
+    return {
+        "steps": steps,
+        "images": steps * config.batch.images,
+        "days": steps * seconds / 86400,
+        "chip_hours": hours,
+        "price_per_chip_hour": price,
+        "money": None if price is None else hours * price,
+        "images_per_second": rate,
+        "host_cores": rate / estimate.HOST_RATE[config.data.augment],
+    }
+
+
+def candidates(config: TrainConfig, topology: Topology) -> list[TrainConfig]:
+    """The layouts, remat policies and batches that ``--sweep`` tries.
+
+    Meshes: FSDP over all chips on two axes as equal as they can be, and the same in 4 replicas.
+    Remat: three policies from much memory to little. Batch: the recipe's, and twice it.
+    """
+    meshes = []
+    for replicas in (1, 4):
+        chips, rest = divmod(topology.chips, replicas)
+        if rest or chips < 4:
+            continue
+        minor = max(d for d in range(1, math.isqrt(chips) + 1) if chips % d == 0)
+        meshes.append(MeshConfig(replicas, chips // minor, minor, 1))
+    remats = ("qkv+attention+proj+fc1", "attention+proj+fc1", "full")
+    if config.student.convnext:
+        remats = ("none", "dots", "full")
+    made = []
+    for mesh, remat, times in itertools.product(meshes, remats, (1, 2)):
+        batch = dataclasses.replace(config.batch, images=config.batch.images * times)
+        student = dataclasses.replace(config.student, remat=remat, remat_blocks=0)
+        made.append(dataclasses.replace(config, mesh=mesh, batch=batch, student=student))
+    return made
+
+
+def sweep(config: TrainConfig, topology: Topology, *, price: float | None = None):
+    """Yields the plan of each of ``candidates`` that the checks of a recipe let pass."""
+    for candidate in candidates(config, topology):
+        try:
+            yield plan({"": candidate}, topology, price=price)
+        except ConfigError as error:
+            if "does not lower" in str(error):
+                raise
+            continue  # a batch that does not divide over this mesh
+
+
+def rank(plans: list[dict]) -> list[dict]:
+    """Those that fit, fastest per image first: time bound with what ``remat`` computes again."""
+
+    def seconds(made):
+        again = {"full": 1.0, "attention+proj+fc1": 0.12, "qkv+attention+proj+fc1": 0.0}
+        student = made["flops"]["student"] / 3 * again.get(made["remat"], 0.0)
+        bound = made["time"]["bound"] * (1 + student / made["flops"]["image"])
+        return bound / made["images_per_step"]
+
+    return sorted((p for p in plans if p["memory"]["fits"]), key=seconds)
