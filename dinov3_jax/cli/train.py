@@ -13,7 +13,8 @@ from dinov3_jax.train.loop import train, train_students
 
 
 def run(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("dinov3 train", add_help=False, allow_abbrev=False, usage="")
+    usage = "dinov3 train --config=FILE.py[:ARG] --workdir=DIR [--config.KEY=VALUE ...]"
+    parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False)
     hosts.add_flags(parser)
     options, rest = parser.parse_known_args(argv)
     if {"--help", "-h"} & set(rest):

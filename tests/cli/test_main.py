@@ -24,7 +24,9 @@ def test_help_names_the_verbs_and_each_verb_explains_itself():
     assert result.returncode == 0
     assert "pretrain" in result.stdout
     assert "--data" in dinov3("pretrain", "--help").stdout
-    assert "--workdir" in dinov3("train", "--help").stdout
+    train = dinov3("train", "--help").stdout
+    assert "--workdir" in train
+    assert "--coordinator" in train
     assert "WORKDIR" in dinov3("compare", "--help").stdout
 
 
@@ -39,6 +41,10 @@ def test_help_names_the_verbs_and_each_verb_explains_itself():
         ),
         (["train", "--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
         (["pretrain", "--data=no/such/folder", "--workdir=x"], "there is no folder"),
+        (
+            ["train", "--config=configs/fashion_mnist_tiny.py", "--workdir=x", "--process_count=2"],
+            "all three are needed",
+        ),
         (["compare", "no/such/run"], "no/such/run is no workdir of a run that was evaluated"),
     ],
 )

@@ -69,6 +69,8 @@ def test_two_processes_divide_agree_and_share_checkpoints(tmp_path):
     command = ["tests.distributed.worker", str(workdir)]
     launcher.finish(command, tmp_path, count=2, devices=4)
     assert_equal_bits(final_state(workdir, small_config()), state_at(small_config(), 2))
+    assert checkpoint.complete_steps(workdir) == [1, 2]
+    assert (workdir / "unreadable_checkpoint_3").exists()
 
 
 def test_a_process_that_never_comes_is_named(images, tmp_path):

@@ -6,6 +6,7 @@
 import argparse
 import dataclasses
 import pathlib
+from unittest import mock
 
 import jax
 import numpy as np
@@ -72,7 +73,10 @@ def _agreements(me, count):
 
 
 def _checkpoints(workdir, config, state_at):
-    """Step 1 was saved by one process on one device; step 2 is saved by all of us."""
+    """Step 1 was saved by one process on one device; steps 2 and 3 are saved by all of us.
+
+    Step 3 cannot be read by one, so that all go back to step 2.
+    """
     mesh = make_mesh(config.mesh)
     shardings = state_shardings(config, mesh)
     shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
@@ -84,8 +88,22 @@ def _checkpoints(workdir, config, state_at):
         def place(x, sharding):
             return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-        second = jax.tree.map(place, state_at(config, 2), shardings)
-        assert checkpoint.save(manager, second, 2)
+        for step in (2, 3):
+            assert checkpoint.save(
+                manager, jax.tree.map(place, state_at(config, step), shardings), step
+            )
+        checkpoint.wait(manager)
+
+        def torn(workdir, step, item, tree):
+            if step == 3 and jax.process_index() == 1:
+                raise checkpoint.CheckpointError("torn for one of us")
+            return load(workdir, step, item, tree)
+
+        load = checkpoint.load
+        with mock.patch.object(checkpoint, "load", torn):
+            state = checkpoint.restore(manager, checkpoint.abstract(shapes, shardings))
+        assert state is not None
+        assert int(state.step) == 2
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dinov3_jax.plan.plan import candidates, plan, rank
 from dinov3_jax.plan.topology import parse_topology
 from dinov3_jax.recipe import from_config_dict
 
-GIB = 2**30
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 def pretrain(chip):

@@ -167,6 +167,12 @@ def test_a_workdir_of_other_data_is_refused(finished, tmp_path):
         claim(finished, tiny_config(write_images(tmp_path / "other", 9)))
 
 
+def test_a_workdir_that_a_host_does_not_see_is_refused(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "_sees", lambda path, text: False)
+    with pytest.raises(ConfigError, match=r"process 0 cannot see .*config\.json.*all hosts share"):
+        claim(tmp_path, tiny_config(images))
+
+
 def test_logging_and_evaluation_may_change_between_starts(images, finished):
     changed = {"log.every": 3, "eval.every": 5, "checkpoint.keep": 2, "data.threads": 2}
     claim(finished, tiny_config(images, **changed))

@@ -178,10 +178,10 @@ def joined(images, root):
 if __name__ == "__main__":
     from pathlib import Path
 
-    from dinov3_jax.cli.main import _set_up_logging
+    from dinov3_jax.cli import logs
     from dinov3_jax.train.loop import train, train_students
 
-    _set_up_logging()
+    logs.set_up()
     make = (STAGES | {"joined": joined})[sys.argv[1]]
     config = make(Path(sys.argv[2]) / "images", Path(sys.argv[2]))
     if isinstance(config, dict):

@@ -238,6 +238,8 @@ def test_the_loop_moves_those_that_have_steps_left(tmp_path, monkeypatch):
             last_loss=0.0,
             note=lambda *row: None,
             assess=lambda done: assessed.append((name, done)),
+            save=lambda done: saved.append((name, done)),
+            note_save=lambda: None,
         )
 
     def compile_steps(configs, mesh, source, arguments):
@@ -254,9 +256,7 @@ def test_the_loop_moves_those_that_have_steps_left(tmp_path, monkeypatch):
     prefetch = lambda config, mesh, source, start, end: ((i, {}) for i in range(start, end))  # noqa: E731
     monkeypatch.setattr(loop, "compile_steps", compile_steps)
     monkeypatch.setattr(loop, "_prefetch", prefetch)
-    monkeypatch.setattr(checkpoint, "check", lambda manager: None)
-    save = lambda manager, state, done: saved.append((manager, done))  # noqa: E731
-    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(checkpoint, "wait", lambda manager: None)
     monkeypatch.setenv("TQDM_DISABLE", "1")
     given = [student("a", 30, 0, 30), student("b", 8, 0, 14), student("c", 0, 8, 9)]
     loop._run(given, MESH, None, None, 8, types.SimpleNamespace(signal=None))
