@@ -4,7 +4,7 @@ Command: dinov3 train --config=configs/vit7b16_pretrain.py --workdir=DIR \
              --config.data.path=SHARDS
 Hardware: 256 accelerators, 16 images each. Constant schedules after 100k steps of warm-up; the
 paper trains one million steps. The reference computes the blocks' matmuls in fp8, this recipe in
-bfloat16.
+bfloat16; --config.student.fp8=True does as the reference, for GPUs with float8 units.
 """
 
 from configs import base
