@@ -46,8 +46,9 @@ def attention(
     sequence. No gradient reaches sin and cos.
     """
     prefix = ((0, 0), (q.shape[1] - sin.shape[1], 0), (0, 0))  # tokens that are not turned
-    table = jnp.pad(sin, prefix), jnp.pad(cos, prefix, constant_values=1.0)
-    return _attention(q, k, v, jnp.concatenate(table, axis=2))
+    signs = jnp.where(jnp.arange(sin.shape[2]) < sin.shape[2] // 2, -1, 1).astype(sin.dtype)
+    table = jnp.pad(sin * signs, prefix), jnp.pad(cos, prefix, constant_values=1.0)
+    return _attention(q, k, v, jnp.concatenate(table, axis=2))  # [S, T, 2C]
 
 
 @jax.custom_vjp
@@ -162,11 +163,12 @@ def _head(block, head, heads):
 
 
 def _turn(x, table, *, back=False):
-    """RoPE of rows [·, C] by rows [·, 2C] of sin and cos, or its inverse; float32."""
+    """RoPE of rows [·, C] by their rows of the table, or its inverse; float32."""
     C = x.shape[1]
     x, sin, cos = (t.astype(jnp.float32) for t in (x, table[:, :C], table[:, C:]))
-    swapped = jnp.concatenate([-x[:, C // 2 :], x[:, : C // 2]], axis=1)
-    return x * cos - swapped * sin if back else x * cos + swapped * sin
+    roll = pltpu.roll if C % _LANES == 0 else jnp.roll  # one instruction for whole registers
+    turned = roll(x, C // 2, 1) * sin
+    return x * cos - turned if back else x * cos + turned
 
 
 def _forward_kernel(q_table, k_table, q, k, v, out, *, heads):
