@@ -2,16 +2,11 @@
 
 Command: dinov3 train --config=configs/vit7b16_pretrain.py --workdir=DIR \
              --config.data.path=SHARDS
-<<<<<<< HEAD
              [vit7b16_pretrain.py:chip=v5p | v6e | v5e for the layout of 256 of those]
 Hardware: 256 accelerators, 16 images each; docs/scale.md has what the compiler says of it.
 Constant schedules after 100k steps of warm-up; the paper trains one million steps. The reference
-computes the blocks' matmuls in fp8 (student.fp8), this recipe in bfloat16.
-=======
-Hardware: 256 accelerators, 16 images each. Constant schedules after 100k steps of warm-up; the
-paper trains one million steps. The reference computes the blocks' matmuls in fp8, this recipe in
-bfloat16; --config.student.fp8=True does as the reference, for GPUs with float8 units.
->>>>>>> attention
+computes the blocks' matmuls in fp8, this recipe in bfloat16; --config.student.fp8=True does as the
+reference, for GPUs with float8 units.
 """
 
 from configs import base

@@ -11,18 +11,18 @@ from tests.tiny import compile_step, place, tiny_batch, tiny_config, tiny_state
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
-# What each is for. The CPU compiler has no reduce-scatter: where a TPU reduces and scatters a
-# gradient in one operation, it all-reduces and each device keeps its part.
+# What each is for. Nothing is computed again here (remat "none"), so nothing is gathered again.
 PURPOSES = (
     ("all-gather", r"teacher_targets/.*blocks/", "a block's four matrices before use, teacher"),
     ("all-gather", r"transpose.*blocks/", "a block's four matrices again, backward"),
     ("all-gather", r"jvp\(student_outputs\).*blocks/", "a block's four matrices, student forward"),
-    ("all-gather", r"teacher_targets/.*dot_general", "patch embedding and both heads, teacher"),
-    ("all-gather", r"jvp\(student_outputs\).*dot_general", "patch embedding and heads, student"),
+    ("all-gather", r"teacher_targets/.*all_gather", "patch embedding and both heads, teacher"),
+    ("all-gather", r"jvp\(student_outputs\).*all_gather", "patch embedding and heads, student"),
     ("all-gather", r"total_loss.*top_k", "cosines [G, S, n, n] of KoLeo: top_k is not partitioned"),
-    ("all-reduce", r"transpose.*blocks/", "gradients of a block, all in one"),
+    ("reduce-scatter", r"transpose.*blocks/", "gradients of a block's four matrices"),
+    ("reduce-scatter", r"transpose", "gradients of patch embedding and both heads"),
     ("all-reduce", r"teacher_targets/reduce_", "Sinkhorn: maximum and sum per prototype, 3 times"),
-    ("all-reduce", r"transpose", "gradients of patch embedding, tokens, norms and heads; norms"),
+    ("all-reduce", r"transpose", "gradients of vectors, of all blocks at once; gradient norms"),
 )  # fmt: skip
 
 

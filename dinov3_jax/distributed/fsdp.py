@@ -63,7 +63,7 @@ def fully_sharded(
 
 
 def gather_layer(params: Params, layout: Params | None, *, dtype: str) -> Params:
-    """The whole parameters of one block; ``layout``: those of the stack. The identity if None."""
+    """The whole parameters of one block; ``layout``: that of the stack. The identity if None."""
     if layout is None:
         return params
 

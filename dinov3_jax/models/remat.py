@@ -21,8 +21,10 @@ def is_known(remat: str) -> bool:
 def checkpoint(body: Callable, remat: str) -> Callable:
     """``body`` of a scan over blocks under the policy ``remat``.
 
-    "none"  keeps everything; "full" keeps the input of each block alone; "dots" keeps what every
-            matmul writes; names of ``NAMES`` joined by "+" keep those.
+    "none"  keeps everything, on a mesh also whole weights that devices gathered from their parts;
+    "full"  keeps the input of each block alone;
+    "dots"  keeps what every matmul writes;
+    names of ``NAMES`` joined by "+" keep those.
     """
     if remat == "none":
         return body
