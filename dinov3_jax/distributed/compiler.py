@@ -1,4 +1,4 @@
-"""Compiler options of the train step, each with what it was measured to do (docs/design/0003)."""
+"""Compiler options of the train step, each with what it was measured to do (docs/design/0004)."""
 
 from typing import Any
 

@@ -9,7 +9,7 @@ them without a word to the others, but for the weights:
 
 The losses, Sinkhorn-Knopp and the optimizer are outside and see global arrays. Left to the
 compiler, gathers and scatters over more than one axis of a TPU torus become synchronous
-all-reduces of the whole weight (docs/design/0003-scale.md).
+all-reduces of the whole weight (docs/design/0004-scale.md).
 """
 
 import functools

@@ -32,10 +32,12 @@ from dinov3_jax.train.state import init_state, state_shardings
 
 _REPORT = "after_optimizations-memory-usage-report.txt"
 _PROGRAM = "after_optimizations.txt"
+_MACHINE = "after_codegen.txt"
 
 
 class Compiled(NamedTuple):
-    program: str  # optimised HLO; with estimated cycles if machine code was made
+    program: str  # optimised HLO
+    machine: str  # the same after machine code was made, with estimated cycles; else ""
     memory: str  # the compiler's report of buffers before it packs them
     peak_bytes: int | None  # of a chip, arguments included; None without machine code
     seconds: float
@@ -128,7 +130,8 @@ def compile_for(
         files = {p.name: p for p in epath.Path(folder).iterdir() if "jit_step" in p.name}
         find = lambda end: next((p.read_text() for n, p in files.items() if n.endswith(end)), "")  # noqa: E731
         return Compiled(
-            program=outcome.get("program") or find("." + _PROGRAM),
+            program=find("." + _PROGRAM),
+            machine=find("." + _MACHINE),
             memory=find("." + _REPORT),
             peak_bytes=outcome.get("peak_bytes"),
             seconds=time.perf_counter() - started,
@@ -178,11 +181,4 @@ def _compile(configs, topology, resolution, folder, pipe):
         pipe.send({"error": str(error).splitlines()[0]})
         return
     memory: Any = compiled.memory_analysis()
-    pipe.send({"peak_bytes": memory.peak_memory_in_bytes, "program": _text(compiled, folder)})
-
-
-def _text(compiled, folder):
-    try:
-        return compiled.as_text()
-    except jax.errors.JaxRuntimeError:  # jaxlib cannot print what runs on a SparseCore
-        return ""
+    pipe.send({"peak_bytes": memory.peak_memory_in_bytes})

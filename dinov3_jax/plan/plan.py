@@ -53,8 +53,10 @@ def plan(
         total, peak = hlo.packed_bytes(compiled.memory), compiled.peak_bytes
         result["error"] = compiled.error
         result["compile_seconds"] = round(compiled.seconds, 1)
+        if compiled.machine:
+            cycles = hlo.cycles(compiled.machine)
         if compiled.program:
-            found, cycles = hlo.collectives(compiled.program), hlo.cycles(compiled.program)
+            found = hlo.collectives(compiled.program)
             result["collectives"] = estimate.collective_rows(found)
         whole = peak or total
         source = "compiler, peak" if peak else "compiler, upper count before packing"
