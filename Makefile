@@ -19,8 +19,13 @@ $(VENV)/.installed: setup.py pyproject.toml
 pretrain: $(VENV)/.installed  ## Fashion-MNIST, a few minutes on two CPU cores; then open the report
 	$(RUN) -m dinov3_jax train --config=configs/fashion_mnist_tiny.py --workdir=$(WORKDIR)
 
-test: $(VENV)/.installed lint
-	$(RUN) -m pytest -q -n 2 --dist loadfile
+# libtpu compiles for TPUs without one; on a machine without a TPU JAX must be told not to look for it.
+$(VENV)/.libtpu: $(VENV)/.installed
+	$(RUN) -m pip install --quiet -e .[tpu]
+	touch $@
+
+test: $(VENV)/.libtpu lint
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -q -n 2 --dist loadfile
 
 # Pretraining -> Gram anchoring -> high resolution -> distillation of a ViT and of a ConvNeXt, on the
 # photographs of PHOTOS; less than half an hour on two CPU cores.

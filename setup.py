@@ -29,8 +29,6 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
         "dev": [
-            # libtpu compiles for TPUs without one: `dinov3 plan` and its tests.
-            "jax[tpu]>=0.10,<0.13; platform_system == 'Linux' and platform_machine == 'x86_64'",
             "pyright",
             "pytest",
             "pytest-xdist",
