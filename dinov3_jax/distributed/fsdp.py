@@ -36,10 +36,10 @@ def fully_sharded(
     ``function`` may use images and groups of images in no way but each for itself; its results
     have the images, or groups, on axis 0 too. It gets whole parameters, with kernels in ``dtype``,
     except those below ``blocks``: the scan over blocks calls ``gather_layer`` with its part of
-    ``layout[network]``. Without a mesh those are None and nothing is gathered.
+    ``layout[network]``. Where the batch is not shared those are None and nothing is gathered.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if mesh.empty or all(mesh.shape[axis] == 1 for axis in BATCH_AXES):
         return function(params, dict.fromkeys(params), arrays)
     layout = jax.tree.map(_by_hand, param_specs(params, mesh), is_leaf=_is_spec)
 

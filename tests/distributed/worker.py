@@ -42,7 +42,7 @@ def main() -> None:
 
 def _batches(config, me, count):
     """On a mesh in which the hosts' devices take turns, every row still has its place."""
-    turns = np.array(jax.devices()).reshape(count, -1).T.reshape(1, -1, 1)
+    turns = np.array(jax.devices()).reshape(count, -1).T.reshape(1, -1, 1, 1)
     mesh = Mesh(turns, AXES)
     rows = np.arange(8 * turns.size).reshape(-1, 4)  # two rows a device
     batch = dataclasses.replace(config.batch, images=len(rows))
@@ -52,7 +52,7 @@ def _batches(config, me, count):
     x = global_batch({"rows": local}, mesh)["rows"]
     assert not x.is_fully_addressable
     np.testing.assert_array_equal(agree.fetch(x), rows)
-    with jax.set_mesh(make_mesh(MeshConfig(1, -1, 1))), alone():
+    with jax.set_mesh(make_mesh(MeshConfig(1, -1, 1, 1))), alone():
         if me == 0:  # would wait for the others in vain if it were theirs too
             assert jax.numpy.ones(3).sum().is_fully_addressable
 

@@ -274,15 +274,15 @@ def test_rope_augmentation_is_one_draw_a_group():
 
 def test_remat_changes_memory_not_gradients():
     wanted = None
-    for remat in ("none", "dots", "full"):
-        graph, params = nnx.split(make(remat=remat, drop_path=0.5))
+    for remat, blocks in (("none", 0), ("dots", 0), ("full", 0), ("qkv+fc1", 0), ("none", 1)):
+        graph, params = nnx.split(make(remat=remat, remat_blocks=blocks, drop_path=0.5))
 
         def loss(params):
             outputs = nnx.merge(graph, params).forward((IMAGES,), keys=GROUP_KEYS)  # noqa: B023
             return (outputs[0].cls ** 2).sum() + outputs[0].patch_tokens[:, 0].sum()
 
         text = str(jax.make_jaxpr(jax.grad(loss))(params))
-        assert ("remat" in text or "checkpoint" in text) == (remat != "none")
+        assert ("remat" in text or "checkpoint" in text) == ((remat, blocks) != ("none", 0))
         gradient = jax.tree.leaves(jax.jit(jax.grad(loss))(params))
         wanted = wanted or gradient
         for a, b in zip(gradient, wanted):

@@ -65,7 +65,7 @@ def write_images(folder, count=20, *, classes=1, size=24):
 
 def final_state(workdir, config):
     """The newest checkpoint of a run, on one device."""
-    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1])
     shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
     abstract = checkpoint.abstract(shapes, state_shardings(config, mesh))
     with checkpoint.open_checkpoints(workdir, config.checkpoint) as manager:
