@@ -19,7 +19,9 @@ from dinov3_jax.types import Features
 class PlainTransformer(VisionTransformer):
     """``VisionTransformer`` with another ``forward``; its random numbers are drawn otherwise."""
 
-    def forward(self, crops, *, masks=None, keys=None) -> tuple[Features, ...]:
+    def forward(self, crops, *, masks=None, keys=None, layout=None) -> tuple[Features, ...]:
+        if layout is not None:
+            raise ValueError("the plain transformer runs on one device; use a mesh of one")
         masks = masks or (None,) * len(crops)
         keys = [None] * len(crops) if keys is None else jax.random.split(keys[0], len(crops))
         return tuple(self._forward(*arguments) for arguments in zip(crops, masks, keys))

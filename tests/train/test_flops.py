@@ -104,7 +104,7 @@ def test_a_student_counts_what_is_traced_forward_and_backward(overrides):
 
     def loss(student):
         # Not the plain sum: a constant gradient of the logits must not be folded away.
-        outputs = student_outputs(student, batch, keys, masked=True, networks=networks)
+        outputs = student_outputs(student, batch, keys, config=config, networks=networks)
         logits = (outputs.global_logits, outputs.local_logits, outputs.patch_logits)
         return sum((z**2).sum() for z in logits)
 

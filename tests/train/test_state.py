@@ -14,7 +14,7 @@ CONFIG = tiny_config()
 @pytest.fixture(scope="module")
 def states():
     """The state of step 0, born on one device and on 2 x 4."""
-    meshes = make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1]), make_mesh(MeshConfig(2, 4, 1))
+    meshes = make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1]), make_mesh(MeshConfig(2, 4, 1, 1))
     return [state.create_state(CONFIG, mesh) for mesh in meshes]
 
 

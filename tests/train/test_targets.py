@@ -122,12 +122,13 @@ class MeanPixel(nnx.Module):
     def __init__(self, patch):
         self.patch = patch
 
-    def __call__(self, images):
+    def forward(self, crops, *, layout):
+        (images,) = crops
         n, height, width, channels = images.shape
         p = self.patch
         tokens = images.reshape(n, height // p, p, width // p, p, channels).mean(axis=(2, 4))
         tokens = tokens.reshape(n, -1, channels)
-        return Features(tokens.mean(axis=1), tokens[:, :0], tokens, tokens)
+        return (Features(tokens.mean(axis=1), tokens[:, :0], tokens, tokens),)
 
 
 class Identity(nnx.Module):
