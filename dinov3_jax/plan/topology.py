@@ -66,8 +66,12 @@ def tpu_devices(topology: Topology) -> list:
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
 
+    # The two cores of a v4 work as one device, which libtpu does by default on real chips alone.
+    megacore = {"chip_config_name": "megacore"} if topology.generation == "v4" else {}
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology.name, **megacore
+        )
     except Exception as error:
         raise ConfigError(
             f"no TPU compiler for {topology.name}: {type(error).__name__}: "

@@ -45,6 +45,15 @@ def test_the_7b_fits(chip):
 
 
 @pytest.mark.tpu_aot
+def test_a_chip_of_v4_is_one_device():
+    config = tiny_config(**{"student.dtype": "bfloat16"})
+    config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=4))
+    made = plan({"": config}, parse_topology("v4:2x2x1"))
+    assert made["chips"] == 4
+    assert made["collectives"]["all-gather"]["count"] > 0
+
+
+@pytest.mark.tpu_aot
 def test_a_program_that_does_not_fit_is_told():
     recipe = vit7b16_pretrain.get_config("chip=v5e")
     recipe.student.remat, recipe.student.remat_blocks = "none", 0
