@@ -7,7 +7,6 @@ of ``transformers``, in alternating turns as in ``benchmarks.torch_step``.
 import argparse
 
 from benchmarks import pairs
-from benchmarks.report import heading, processor, table
 from configs import base
 
 IMAGES, SIZE = 8, 224
@@ -19,12 +18,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
     makes = {"torch": torch_forward, "jax": jax_forward}
-    rows = []
-    for threads in arguments.threads:
-        timings = pairs.alternate(makes, threads=threads, rounds=arguments.rounds)
-        rows.append(pairs.row(threads, timings))
-    print(heading(processor(), "jax", "torch", "transformers") + f"; {arguments.rounds} turns\n")
-    print(table(pairs.COLUMNS, rows))
+    pairs.compare(makes, threads=arguments.threads, rounds=arguments.rounds)
 
 
 def recipe():

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from benchmarks.report import heading, processor, table
+
 Make = Callable[[int], Callable[[], object]]  # threads -> a step that returns when it is done
 
 
@@ -84,6 +86,13 @@ def ratios(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     """Median, smallest and largest of the quotients of steps in the same turn."""
     each = [a / b for a, b in zip(slow, fast, strict=True)]
     return statistics.median(each), min(each), max(each)
+
+
+def compare(makes: Mapping[str, Make], *, threads: list[int], rounds: int) -> None:
+    """Prints the table of programs "torch" and "jax", a row for each number of threads."""
+    rows = [row(n, alternate(makes, threads=n, rounds=rounds)) for n in threads]
+    print(heading(processor(), "jax", "torch", "transformers") + f"; {rounds} turns\n")
+    print(table(COLUMNS, rows))
 
 
 COLUMNS = ("threads", "PyTorch s", "JAX s", "PyTorch / JAX", "range", "in CPU-seconds", "range",

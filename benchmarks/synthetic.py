@@ -9,7 +9,7 @@ from dinov3_jax.train.targets import Batch
 
 
 def random_batch(config: TrainConfig, *, seed: int = 0) -> Batch:
-    """One global batch of normal pixels at the recipe's sizes (no Gram crops), on the host."""
+    """One global batch of normal pixels, and masks as the data pipeline draws them."""
     rng = np.random.default_rng(seed)
     crops, images, group = config.crops, config.batch.images, config.batch.group
     side = crops.global_size // config.student.stride
@@ -27,7 +27,8 @@ def random_batch(config: TrainConfig, *, seed: int = 0) -> Batch:
     indices, weights = zip(*map(mask_indices_and_weights, masks))
 
     def pixels(count, size):
-        return jnp.asarray(rng.standard_normal((images, count, size, size, 3)), jnp.float32)
+        shape = (images, count, size, size, config.student.in_channels)
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
     return Batch(
         pixels(2, crops.global_size),
@@ -35,4 +36,5 @@ def random_batch(config: TrainConfig, *, seed: int = 0) -> Batch:
         jnp.asarray(np.concatenate(masks).reshape(images, 2, -1)),
         jnp.asarray(np.stack(indices)),
         jnp.asarray(np.stack(weights)),
+        None if crops.gram_size is None else pixels(2, crops.gram_size),
     )

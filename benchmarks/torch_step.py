@@ -11,7 +11,6 @@ import argparse
 import functools
 
 from benchmarks import pairs
-from benchmarks.report import heading, processor, table
 from configs import base
 
 
@@ -25,12 +24,7 @@ def main() -> None:
         name: functools.partial(make, arguments.prototypes)
         for name, make in (("torch", torch_step), ("jax", jax_step))
     }
-    rows = []
-    for threads in arguments.threads:
-        timings = pairs.alternate(makes, threads=threads, rounds=arguments.rounds)
-        rows.append(pairs.row(threads, timings))
-    print(heading(processor(), "jax", "torch", "transformers") + f"; {arguments.rounds} turns\n")
-    print(table(pairs.COLUMNS, rows))
+    pairs.compare(makes, threads=arguments.threads, rounds=arguments.rounds)
 
 
 def recipe(prototypes: int):

@@ -3,13 +3,12 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.synthetic import random_batch
 from configs import base
 from dinov3_jax.config import TrainConfig
-from dinov3_jax.data.masking import group_masks, mask_indices_and_weights
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.mesh import batch_sharding
 from dinov3_jax.models import build
@@ -81,35 +80,7 @@ def tiny_config(**overrides) -> TrainConfig:
 
 def tiny_batch(config: TrainConfig, *, seed: int = 0) -> Batch:
     """Normal pixels and masks from the data pipeline's own generator."""
-    rng = np.random.default_rng(seed)
-    crops, images, group = config.crops, config.batch.images, config.batch.group
-    side = crops.global_size // config.student.stride
-    masks, indices, weights = [], [], []
-    for _ in range(images // group):
-        mask = group_masks(
-            rng,
-            crops=2 * group,
-            grid=(side, side),
-            probability=config.ibot.mask_probability,
-            ratio=config.ibot.mask_ratio,
-            circular_shift=config.ibot.circular_shift,
-        )
-        masks.append(mask.reshape(group, 2, side * side))
-        for rows, row in zip((indices, weights), mask_indices_and_weights(mask)):
-            rows.append(row)
-
-    def pixels(count, size):
-        shape = (images, count, size, size, config.student.in_channels)
-        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
-
-    return Batch(
-        pixels(2, crops.global_size),
-        pixels(crops.local_count, crops.local_size),
-        jnp.asarray(np.concatenate(masks)),
-        jnp.asarray(np.stack(indices)),
-        jnp.asarray(np.stack(weights)),
-        None if crops.gram_size is None else pixels(2, crops.gram_size),
-    )
+    return random_batch(config, seed=seed)
 
 
 def tiny_state(config: TrainConfig, *, seed: int = 0) -> TrainState:

@@ -45,9 +45,8 @@ def fully_sharded(
 
     def local(params, arrays):
         def whole(path, leaf, spec):
-            if "blocks" in path_name(path).split("/"):
-                return leaf
-            return _gather(leaf, spec, dtype if path[-1].key == "kernel" else leaf.dtype.name)
+            scanned = "blocks" in path_name(path).split("/")
+            return leaf if scanned else _whole(path, leaf, spec, dtype)
 
         params = jax.tree_util.tree_map_with_path(whole, params, layout)
         return function(params, layout, arrays)
@@ -67,11 +66,13 @@ def gather_layer(params: Params, layout: Params | None, *, dtype: str) -> Params
     if layout is None:
         return params
 
-    def whole(path, leaf, spec):
-        kernel = path[-1].key == "kernel"
-        return _gather(leaf, P(*spec[1:]), dtype if kernel else leaf.dtype.name)
+    one = lambda path, leaf, spec: _whole(path, leaf, P(*spec[1:]), dtype)  # noqa: E731
+    return jax.tree_util.tree_map_with_path(one, params, layout)
 
-    return jax.tree_util.tree_map_with_path(whole, params, layout)
+
+def _whole(path, leaf, spec, dtype):
+    """Kernels in the compute dtype, vectors as they are."""
+    return _gather(leaf, spec, dtype if path[-1].key == "kernel" else leaf.dtype.name)
 
 
 def _by_hand(spec: P) -> P:

@@ -40,7 +40,6 @@ class Block(nnx.Module):
     ) -> jax.Array:
         """x [S, b, T, D]; sin, cos [S or 1, 1, N, 1, C]; keys [S], None: no stochastic depth."""
         branch_keys = (None, None) if keys is None else jax.vmap(jax.random.split, out_axes=1)(keys)
-
         gammas = (self.ls1.gamma[...], self.ls2.gamma[...]) if self.scaled else (None, None)
 
         def attention(x):

@@ -105,8 +105,10 @@ def candidates(config: TrainConfig, topology: Topology) -> list[TrainConfig]:
     """The layouts, remat policies and batches that ``--sweep`` tries.
 
     Meshes: FSDP over all chips on two axes as equal as they can be, and the same in 4 replicas.
-    Remat: three policies from much memory to little. Batch: the recipe's, and twice it.
+    Remat: three policies from much memory to little. Batch: the recipe's, and twice it, where its
+    groups divide over the chips.
     """
+    each = config.batch.group * config.batch.accumulate * topology.chips
     meshes = []
     for replicas in (1, 4):
         chips, rest = divmod(topology.chips, replicas)
@@ -120,20 +122,23 @@ def candidates(config: TrainConfig, topology: Topology) -> list[TrainConfig]:
     made = []
     for mesh, remat, times in itertools.product(meshes, remats, (1, 2)):
         batch = dataclasses.replace(config.batch, images=config.batch.images * times)
+        if batch.images % each:
+            continue
         student = dataclasses.replace(config.student, remat=remat, remat_blocks=0)
         made.append(dataclasses.replace(config, mesh=mesh, batch=batch, student=student))
     return made
 
 
 def sweep(config: TrainConfig, topology: Topology, *, price: float | None = None):
-    """Yields the plan of each of ``candidates`` that the checks of a recipe let pass."""
-    for candidate in candidates(config, topology):
-        try:
-            yield plan({"": candidate}, topology, price=price)
-        except ConfigError as error:
-            if "does not lower" in str(error):
-                raise
-            continue  # a batch that does not divide over this mesh
+    """Yields the plan of each of ``candidates``; ``ConfigError`` if there are none."""
+    tried = candidates(config, topology)
+    if not tried:
+        raise ConfigError(
+            f"no layout of {topology.chips} chips shares {config.batch.images} images a step "
+            f"in groups of {config.batch.group}; change batch.images or batch.group"
+        )
+    for candidate in tried:
+        yield plan({"": candidate}, topology, price=price)
 
 
 def rank(plans: list[dict]) -> list[dict]:

@@ -7,7 +7,7 @@ from configs import vit7b16_pretrain, vitl16_im1k
 from dinov3_jax.cli import plan as verb
 from dinov3_jax.config import ConfigError
 from dinov3_jax.plan import report
-from dinov3_jax.plan.plan import candidates, plan, rank
+from dinov3_jax.plan.plan import candidates, plan, rank, sweep
 from dinov3_jax.plan.topology import parse_topology
 from dinov3_jax.recipe import from_config_dict
 
@@ -73,6 +73,26 @@ def test_candidates_fit_the_number_of_chips():
     meshes = {(c.mesh.replica, c.mesh.fsdp, c.mesh.fsdp_minor) for c in made}
     assert meshes == {(1, 16, 16), (4, 8, 8)}
     assert len({(c.student.remat, c.batch.images) for c in made}) == 6
+
+
+def test_a_batch_that_no_layout_shares():
+    config = pretrain("gpu")
+    config = dataclasses.replace(config, batch=dataclasses.replace(config.batch, images=1920))
+    with pytest.raises(ConfigError, match="no layout of 256 chips shares 1920 images"):
+        list(sweep(config, parse_topology("h100:256")))
+
+
+def test_a_sweep_hides_no_error():
+    recipe = vit7b16_pretrain.get_config()
+    recipe.teacher.centering = "sinkhron"
+    with pytest.raises(ConfigError, match=r"teacher\.centering"):
+        list(sweep(from_config_dict(recipe), parse_topology("h100:256")))
+
+
+def test_a_sweep_over_gpus():
+    plans = list(sweep(pretrain("gpu"), parse_topology("h100:256")))
+    assert len(plans) == 12
+    assert rank(plans)
 
 
 def test_ranking_leaves_out_what_does_not_fit(gpus):
