@@ -95,6 +95,11 @@ class ConvNextConfig:
     def embed_dim(self) -> int:
         return self.stage_dims[-1]
 
+    @property
+    def stride(self) -> int:
+        """Pixels a side of what one patch token of ``forward`` stands for."""
+        return 32
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:

@@ -1,0 +1,64 @@
+"""A frozen backbone with its weights: what ``dinov3_jax.load`` returns."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from dinov3_jax.config import CompleteVitConfig, ConvNextConfig
+from dinov3_jax.models import build
+from dinov3_jax.types import Features, Params
+
+WEB = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, std of pixels in 0..1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """``model(images)`` -> ``Features``; compiled once for each shape of images."""
+
+    name: str  # "dinov3_vitb16", or the recipe's name of a run
+    config: CompleteVitConfig | ConvNextConfig
+    params: Params  # of the backbone, float32
+    mean: tuple[float, ...] = WEB[0]  # of the pixels it was trained on, 0..1, one a channel
+    std: tuple[float, ...] = WEB[1]
+
+    def __call__(self, images: jax.Array) -> Features:
+        """Float images [n, H, W, c], normalised; H and W are multiples of ``stride``."""
+        return _forward(self.params, images, config=self.config)
+
+    def intermediate_layers(
+        self, images: jax.Array, layers: int | Sequence[int], *, norm: bool = True
+    ) -> tuple[Features, ...]:
+        """Features after some blocks (ConvNeXt: stages), in depth order: the last ``layers`` of
+        them, or 0-based indices; ``norm`` applies the final norm to each."""
+        layers = layers if isinstance(layers, int) else tuple(layers)
+        return _layers(self.params, images, config=self.config, layers=layers, norm=norm)
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side of what one patch token stands for; image sides are multiples of it."""
+        return self.config.stride
+
+
+def random_model(name: str, config: CompleteVitConfig | ConvNextConfig, *, seed: int = 0) -> Model:
+    """A model as training would start it."""
+    make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(build.backbone(config, nnx.Rngs(seed)))))
+    return Model(name, config, make())
+
+
+@functools.cache
+def graph(config: CompleteVitConfig | ConvNextConfig) -> nnx.GraphDef:
+    """``nnx.merge(graph(config), params)`` is the module."""
+    return nnx.graphdef(nnx.eval_shape(lambda: build.backbone(config, nnx.Rngs(0))))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _forward(params, images, *, config):
+    return nnx.merge(graph(config), params)(images)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "layers", "norm"))
+def _layers(params, images, *, config, layers, norm):
+    return nnx.merge(graph(config), params).intermediate_layers(images, layers, norm=norm)
