@@ -34,7 +34,8 @@ CONVNEXT = complete(
 def test_it_is_the_module_with_its_weights(config, module, stride):
     model = random_model("tiny", config)
     alone = nnx.merge(graph(config), model.params)
-    assert isinstance(alone, module) and model.stride == stride
+    assert isinstance(alone, module)
+    assert model.stride == stride
     images = det(2, 2 * stride, stride, 3)
     # rtol, atol: compiled as a whole or operation by operation, float32 sums differ in order.
     near = dict(rtol=1e-4, atol=1e-5)
