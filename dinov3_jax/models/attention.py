@@ -25,7 +25,8 @@ def attention(
     are rounded to the dtype of v.
 
     ``implementation``
-      "xla"     ``jax.nn.dot_product_attention``: any platform, dtype and shape.
+      "xla"     ``jax.nn.dot_product_attention``: any platform, dtype and shape; on a CPU the same
+                product head by head, which takes half the time there.
       "cudnn"   cuDNN's flash attention: NVIDIA GPUs of compute capability 8.0 on, bfloat16 or
                 float16, C up to 128 (256 from capability 9.0 on).
       "pallas"  the TPU kernel of ``attention_tpu``, T up to ``attention_tpu.MAX_TOKENS``.
@@ -44,7 +45,9 @@ def attention(
         )
     groups, sincos = (len(sin), -1, *q.shape[1:]), (sin[:, None, :, None], cos[:, None, :, None])
     q, k = (rope.rotate(x.reshape(groups), *sincos).reshape(x.shape) for x in (q, k))
-    return _cudnn(q, k, v) if implementation == "cudnn" else jax.nn.dot_product_attention(q, k, v)
+    if implementation == "cudnn":
+        return _cudnn(q, k, v)
+    return _by_head(q, k, v) if platform() == "cpu" else jax.nn.dot_product_attention(q, k, v)
 
 
 def choose(q: jax.Array) -> str:
@@ -76,6 +79,20 @@ def platform() -> str:
 def _flash_attention_exists():
     capability = getattr(jax.local_devices(backend="gpu")[0], "compute_capability", "")
     return capability.replace(".", "").isdigit() and float(capability) >= 8.0
+
+
+def _by_head(q, k, v):
+    """Heads before tokens, the softmax divided after the product with v: what XLA's CPU compiler
+    turns into plain matrix products and few passes over the scores."""
+    dtype, C = q.dtype, q.shape[-1]
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * C**-0.5, k, v))  # [n, A, T, C]
+    scores = jnp.einsum("natc,nasc->nats", q, k, preferred_element_type=jnp.float32)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    out = jnp.einsum(
+        "nats,nasc->natc", weights.astype(dtype), v, preferred_element_type=jnp.float32
+    )
+    out = out / weights.sum(-1, keepdims=True)
+    return jnp.swapaxes(out.astype(dtype), 1, 2)
 
 
 def _cudnn(q, k, v):

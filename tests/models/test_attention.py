@@ -19,7 +19,8 @@ from tests.tiny import tiny_config
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """TPU kernels run as ordinary operations; rows outside of an array read as NaN."""
+    """As on a TPU, its kernels as ordinary operations; rows outside of an array read as NaN."""
+    monkeypatch.setattr(module, "platform", lambda: "tpu")
     call = functools.partial(attention_tpu.pl.pallas_call, interpret=True)
     monkeypatch.setattr(attention_tpu.pl, "pallas_call", call)
 
@@ -219,6 +220,7 @@ def test_platform_is_that_of_the_mesh_or_the_default_device():
 def test_cudnn_gets_whole_multiples_of_eight(monkeypatch):
     """Heads of 12 numbers are filled up with zeros; the scale stays that of 12."""
     asked, plain = [], jax.nn.dot_product_attention
+    monkeypatch.setattr(module, "platform", lambda: "gpu")
 
     def cudnn(q, k, v, *, scale, implementation):
         asked.append((q.shape, implementation))
@@ -244,3 +246,20 @@ def test_misfits(implementation, shape, message):
     q, sin = jnp.zeros(shape), jnp.zeros((1, shape[1], shape[3]))
     with pytest.raises(ValueError, match=message):
         attention(q, q, q, sin, sin, implementation=implementation)
+
+
+@pytest.mark.parametrize("scale", [1, 30])
+@pytest.mark.parametrize(("T", "A", "C"), [(1, 1, 4), (5, 3, 8), (61, 2, 64)])
+def test_head_by_head_is_the_library_on_a_cpu(T, A, C, scale):
+    """Scores up to hundreds: no exponential overflows."""
+    q, k, v, sin, cos, dout = draw(4, T, A, C)
+    q, sin, cos = scale * q, 0 * sin, 0 * cos + 1  # turned by nothing
+
+    @jax.jit
+    def library(q, k, v, dout):
+        out, vjp = jax.vjp(jax.nn.dot_product_attention, q, k, v)
+        return out, *vjp(dout)
+
+    for got, wanted in zip(with_gradients("xla")(q, k, v, sin, cos, dout), library(q, k, v, dout)):
+        # float32; dk grows with q.
+        np.testing.assert_allclose(got, wanted, atol=5e-6 * scale)
