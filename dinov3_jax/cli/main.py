@@ -6,6 +6,7 @@ import sys
 from dinov3_jax.checkpoint import CheckpointError
 from dinov3_jax.cli import logs
 from dinov3_jax.config import ConfigError
+from dinov3_jax.convert.official import WeightsError
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.distributed.rollcall import HostsError
 from dinov3_jax.train.guard import TrainingError
@@ -16,6 +17,7 @@ VERBS = {
     "--workdir=DIR",
     "plan": "memory, time and cost on chips that are not here: dinov3 plan --config=FILE.py "
     "--topology=v5p:8x8x4",
+    "convert": "weights from one format to another: dinov3 convert SRC DST --to=hf",
     "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
 }
 _USAGE = "usage: dinov3 VERB [options]; dinov3 VERB --help explains one\n\n" + "\n".join(
@@ -33,7 +35,14 @@ def main() -> None:
     module = importlib.import_module(f"dinov3_jax.cli.{sys.argv[1]}")
     try:
         module.run(sys.argv[2:])
-    except (ConfigError, SourceError, CheckpointError, HostsError, TrainingError) as error:
+    except (
+        ConfigError,
+        SourceError,
+        CheckpointError,
+        HostsError,
+        TrainingError,
+        WeightsError,
+    ) as error:
         print(f"dinov3 {sys.argv[1]}: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:

@@ -5,11 +5,19 @@ are nested, blocks stacked along a leading axis, matrices [in, out], images NHWC
 both directions; every tensor is accounted for or the conversion fails.
 """
 
+import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from dinov3_jax.types import Params
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be loaded or written, and what to do."""
+
 
 # Ours -> official, inside a block and outside.
 _BLOCK = {
@@ -100,34 +108,51 @@ def to_official(params: Params) -> dict[str, np.ndarray]:
     return out | {alias: out[name] for alias, name in _aliases(out).items()}
 
 
-def from_official(state: dict[str, np.ndarray], like: Params) -> Params:
-    """The inverse of ``to_official`` for a tree of leaves with the shapes of ``like``.
+def from_official(state: Mapping[str, Any], like: Params) -> Params:
+    """The inverse of ``to_official`` for a tree of leaves with the shapes of ``like``; float32.
 
-    Raises ``ValueError`` naming tensors that are missing, left over or of another shape.
+    Values of ``state`` are arrays, or stand for one (``shape``, ``__array__``): they are read one
+    after the other, each straight to its place, once all are known to fit. On the CPU
+    ``jax.device_put`` takes the result over without a copy. Raises ``WeightsError`` naming tensors
+    that are missing, left over or of another shape.
     """
     flat = flatten(like)
     state = {name: value for name, value in state.items() if not re.search(BUFFERS, name)}
-    out, misfits, used = {}, [], set()
+    names = {path: _official_names(path, flat) for path in flat}
+    used = {name for of_path in names.values() for name in of_path}
+    misfits = []
     for path, leaf in flat.items():
-        names = _official_names(path, flat)
-        used.update(names)
-        misfits += [f"{name} is missing" for name in names if name not in state]
-        if misfits:
-            continue
-        pieces = [_inward(path, state[name]) for name in names]
-        whole = np.stack(pieces) if _stacked(path) else pieces[0]
-        if whole.size != leaf.size or (whole.ndim > 1 and whole.shape != leaf.shape):
-            misfits.append(f"{names[0]} gives {whole.shape}, the model has {leaf.shape} at {path}")
-            continue
-        out[path] = whole.reshape(leaf.shape)
+        missing = [name for name in names[path] if name not in state]
+        misfits += [f"{name} is missing" for name in missing]
+        wanted = leaf.shape[1:] if _stacked(path) else leaf.shape
+        for name in names[path]:
+            if name in state and (got := _inward_shape(path, state[name].shape)) != wanted:
+                misfits.append(f"{name} gives {got}, the model has {wanted} at {path}")
     for alias, name in _aliases(used).items():
         used.add(alias)
         if {alias, name} <= state.keys() and not np.array_equal(state[alias], state[name]):
             misfits.append(f"{alias} differs from {name}, of which it is a copy")
     misfits += [f"{name} is left over" for name in sorted(state.keys() - used)]
     if misfits:
-        raise ValueError("official tensors do not fit the model: " + "; ".join(misfits))
+        more = f" and {len(misfits) - 12} more" if len(misfits) > 12 else ""
+        raise WeightsError(
+            f"official tensors do not fit the model: {'; '.join(misfits[:12])}{more}"
+        )
+    out = {}
+    for path, leaf in flat.items():
+        whole = _aligned(leaf.shape)
+        for place, name in zip(whole if _stacked(path) else [whole], names[path], strict=True):
+            place[...] = _inward(path, np.asarray(state[name]))
+        out[path] = whole
     return unflatten(out)
+
+
+def _aligned(shape):
+    """Empty float32 on a border of 64 bytes, which XLA on the CPU uses without a copy."""
+    size = math.prod(shape) * 4
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(np.float32).reshape(shape)
 
 
 def _stacked(path):
@@ -183,6 +208,12 @@ def _inward(path, x):
     if path.endswith("kernel"):
         return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
     return x.reshape(x.shape[_lead(path) :])
+
+
+def _inward_shape(path, shape):
+    if len(shape) < _lead(path) or math.prod(shape[: _lead(path)]) != 1:
+        return shape
+    return _inward(path, np.broadcast_to(np.float32(0), shape)).shape
 
 
 def _lead(path):

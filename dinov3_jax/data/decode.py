@@ -10,8 +10,9 @@ _ORIENTATION = 0x0112  # EXIF tag
 _EXIF_SEARCH = 1 << 16  # bytes; a JPEG's EXIF block comes first
 
 
-def decode(data: bytes | np.ndarray, *, enough: int = 0) -> np.ndarray:
-    """RGB pixels uint8 [H, W, 3] of an encoded image (bytes) or of pixels uint8 [H, W(, 1|3|4)].
+def decode(data: bytes | np.ndarray | Image.Image, *, enough: int = 0) -> np.ndarray:
+    """RGB pixels uint8 [H, W, 3] of an encoded image (bytes), of Pillow's, or of pixels uint8
+    [H, W(, 1|3|4)].
 
     Grey is repeated, CMYK and palettes are converted, of 16 bits the upper 8 are kept, alpha is
     composited on white, an animation gives its first picture, and EXIF orientation is applied.
@@ -21,6 +22,8 @@ def decode(data: bytes | np.ndarray, *, enough: int = 0) -> np.ndarray:
     """
     if isinstance(data, np.ndarray):
         return _from_array(data)
+    if isinstance(data, Image.Image):
+        return _from_pillow(data)
     if data[:2] == b"\xff\xd8":
         try:
             # Scales between a half and 1 take longer than full size: hence the factor.
@@ -36,13 +39,17 @@ def decode(data: bytes | np.ndarray, *, enough: int = 0) -> np.ndarray:
 def _with_pillow(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            image.load()
-            return _orient(_to_rgb(image), orientation)
+            return _from_pillow(image)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise almost any type for a damaged file
         raise ValueError(f"unreadable image of {len(data)} bytes: {error}") from error
+
+
+def _from_pillow(image: Image.Image) -> np.ndarray:
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    image.load()
+    return _orient(_to_rgb(image), orientation)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -5,9 +5,11 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from flax import nnx
 
 from dinov3_jax.config import CompleteVitConfig, ConvNextConfig
+from dinov3_jax.data.preprocess import Picture, preprocess
 from dinov3_jax.models import build
 from dinov3_jax.types import Features, Params
 
@@ -36,6 +38,12 @@ class Model:
         layers = layers if isinstance(layers, int) else tuple(layers)
         return _layers(self.params, images, config=self.config, layers=layers, norm=norm)
 
+    def preprocess(self, image: Picture, size: int | tuple[int, int] | None = 256) -> np.ndarray:
+        """float32 [H, W, 3] for ``self``, to be stacked; see ``data.preprocess``."""
+        if self.config.in_channels != 3:
+            raise ValueError(f"{self.name} takes {self.config.in_channels} channels, not RGB")
+        return preprocess(image, size, stride=self.stride, mean=self.mean, std=self.std)
+
     @property
     def stride(self) -> int:
         """Pixels a side of what one patch token stands for; image sides are multiples of it."""
@@ -46,6 +54,12 @@ def random_model(name: str, config: CompleteVitConfig | ConvNextConfig, *, seed:
     """A model as training would start it."""
     make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(build.backbone(config, nnx.Rngs(seed)))))
     return Model(name, config, make())
+
+
+@functools.cache
+def abstract_params(config: CompleteVitConfig | ConvNextConfig) -> Params:
+    """The tree of a backbone's parameters: shapes without memory."""
+    return nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: build.backbone(config, nnx.Rngs(0)))))
 
 
 @functools.cache

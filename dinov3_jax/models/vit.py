@@ -185,13 +185,7 @@ class VisionTransformer(nnx.Module):
                 rescale=config.rope_rescale,
             )
             coords = jax.vmap(perturb, in_axes=(None, 0))(coords[0], keys)  # [S, N, 2]
-        periods = rope.periods(
-            config.embed_dim // config.num_heads,
-            base=config.rope_base,
-            min_period=config.rope_min_period,
-            max_period=config.rope_max_period,
-        )
-        angles = rope.angles(coords, periods)[:, None, :, None, :]
+        angles = rope.angles(coords, rope_periods(config))[:, None, :, None, :]
         return (
             jnp.sin(angles).astype(config.rope_dtype),
             jnp.cos(angles).astype(config.rope_dtype),
@@ -209,6 +203,18 @@ class VisionTransformer(nnx.Module):
                 head = self.norm(head)
             patches = self.norm(patches)
         return Features(head[:, 0], head[:, 1:], patches, x)
+
+
+def rope_periods(config: CompleteVitConfig) -> jax.Array:
+    """float32 [C/4]: those that came with the weights, else exact ones."""
+    if config.rope_periods is not None:
+        return jnp.asarray(config.rope_periods, jnp.float32)
+    return rope.periods(
+        config.embed_dim // config.num_heads,
+        base=config.rope_base,
+        min_period=config.rope_min_period,
+        max_period=config.rope_max_period,
+    )
 
 
 def _layer_keys(keys, layer, *, crop):

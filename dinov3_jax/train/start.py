@@ -103,6 +103,11 @@ def _find(
     ours = vars(presets.complete(backbone))
     pairs = [(f"student.{k}", theirs.get(k), v) for k, v in ours.items() if k not in _TRAINING_ONLY]
     for name, head in (("dino", dino_head), ("ibot", ibot_head)):
+        if head is not None and name not in saved:
+            raise ConfigError(
+                f"{key} {workdir!r} holds converted weights, a backbone without heads; "
+                "init.heads=False starts from it, a distillation needs a teacher trained here"
+            )
         if head is not None:
             there = saved[name]["head"]
             pairs += [(f"{name}.head.{k}", there.get(k), v) for k, v in vars(head).items()]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from benchmarks.synthetic import random_batch
+from dinov3_jax.convert.names import from_foreign
 from dinov3_jax.convert.official import from_official
 from dinov3_jax.models import build
 from dinov3_jax.train.state import from_params
 from dinov3_jax.train.step import gradients, make_targets
 from dinov3_jax.train.targets import teacher_outputs
-from tests.models.test_parity import draw, official_names
+from tests.models.test_parity import draw
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.parity
@@ -24,7 +25,7 @@ def ours(theirs, config):
     draw(theirs)
     shapes = jax.eval_shape(lambda: build.init_params(config, jax.random.key(0)))
     named = {k: v.numpy() for k, v in theirs["backbone"].state_dict().items()}
-    out = {"backbone": from_official(official_names(named, gated=False), shapes["backbone"])}
+    out = {"backbone": from_official(from_foreign(named)[1].state, shapes["backbone"])}
     for name in ("dino_head", "ibot_head"):
         layers = [theirs[name].mlp[i] for i in (0, 2, 4)]
         out[name] = {

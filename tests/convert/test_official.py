@@ -214,3 +214,11 @@ def test_flatten_and_unflatten():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert official.flatten(tree) == {"a/b": 1, "a/c/d": 2, "e": 3}
     assert official.unflatten(official.flatten(tree)) == tree
+
+
+def test_jax_takes_the_leaves_over_without_a_copy(params):
+    """Else loading a model would need its memory once more."""
+    back = official.from_official(official.to_official(params), params)
+    for leaf in jax.tree.leaves(back):
+        on_device = jax.device_put(leaf, jax.devices("cpu")[0])
+        assert on_device.unsafe_buffer_pointer() == leaf.ctypes.data

@@ -1,7 +1,6 @@
 """Against an implementation by others: ``transformers``, random weights, float32 on the CPU."""
 
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
@@ -10,55 +9,17 @@ import pytest
 from flax import nnx
 
 from dinov3_jax.config import ConvNextConfig
-from dinov3_jax.convert.official import from_official
+from dinov3_jax.convert.names import from_foreign
+from dinov3_jax.convert.official import WeightsError, from_official
+from dinov3_jax.convert.save import save
+from dinov3_jax.loading import load
 from dinov3_jax.models.convnext import ConvNext
 from dinov3_jax.models.vit import VisionTransformer
 from tests.models.modules import build, student
 from tests.reference import det
+from tests.test_loading import CONFIGS, assert_same, make
 
 pytestmark = pytest.mark.parity
-
-# Their name -> the official one, inside a block and outside.
-BLOCK = {
-    "attention.o_proj.": "attn.proj.",
-    "layer_scale1.lambda1": "ls1.gamma",
-    "layer_scale2.lambda1": "ls2.gamma",
-    "mlp.gate_proj.": "mlp.w1.",
-    "norm1.": "norm1.",
-    "norm2.": "norm2.",
-}
-UNGATED = {"mlp.up_proj.": "mlp.fc1.", "mlp.down_proj.": "mlp.fc2."}
-GATED = {"mlp.up_proj.": "mlp.w2.", "mlp.down_proj.": "mlp.w3."}
-OUTSIDE = {
-    "embeddings.cls_token": "cls_token",
-    "embeddings.mask_token": "mask_token",
-    "embeddings.register_tokens": "storage_tokens",
-    "embeddings.patch_embeddings.": "patch_embed.proj.",
-    "norm.": "norm.",
-}
-
-
-def official_names(state: dict, *, gated: bool) -> dict:
-    """Their parameters -> the official ones: q, k and v become one matrix, k's bias is 0."""
-    out, parts = {}, {}
-    for name, value in state.items():
-        block = re.match(r"(?:model\.)?layer\.(\d+)\.(.*)", name)
-        if block and (part := re.match(r"attention\.([qkv])_proj\.(\w+)", block[2])):
-            parts[block[1], part[1], part[2]] = value
-            continue
-        prefix, inner = (f"blocks.{block[1]}.", block[2]) if block else ("", name)
-        table = (BLOCK | (GATED if gated else UNGATED)) if block else OUTSIDE
-        (start,) = (key for key in table if inner.startswith(key))
-        out[prefix + table[start] + inner.removeprefix(start)] = value
-    for index in {key[0] for key in parts}:
-        weights = [parts[index, part, "weight"] for part in "qkv"]
-        out[f"blocks.{index}.attn.qkv.weight"] = np.concatenate(weights)
-        if (index, "q", "bias") in parts:
-            biases = (parts[index, "q", "bias"], parts[index, "v", "bias"])
-            whole = [biases[0], np.zeros_like(biases[0]), biases[1]]
-            out[f"blocks.{index}.attn.qkv.bias"] = np.concatenate(whole)
-    out["mask_token"] = out["mask_token"].reshape(1, -1)
-    return out
 
 
 def draw(theirs) -> dict:
@@ -103,9 +64,7 @@ def test_outputs_equal_transformers(ffn, qkv_bias):
     ).eval()
     state = draw(theirs)
     config = student(ffn=ffn, ffn_ratio=6.0 if gated else 4.0, qkv_bias=qkv_bias)
-    ours = filled(
-        lambda: VisionTransformer(config, rngs=nnx.Rngs(0)), official_names(state, gated=gated)
-    )
+    ours = filled(lambda: VisionTransformer(config, rngs=nnx.Rngs(0)), from_foreign(state)[1].state)
 
     images = det(2, 16, 24, 3)
     masks = np.random.default_rng(0).random((2, 24)) < 0.4
@@ -122,25 +81,6 @@ def test_outputs_equal_transformers(ffn, qkv_bias):
         np.testing.assert_allclose(got.cls, wanted.pooler_output.numpy(), atol=2e-5)
 
 
-# Their name of a stage's part -> the official one.
-CONVNEXT = {
-    r"(?:model\.)?stages\.(\d)\.downsample_layers\.": r"downsample_layers.\1.",
-    r"(?:model\.)?stages\.(\d)\.layers\.(\d+)\.": r"stages.\1.\2.",
-    r"depthwise_conv\.": "dwconv.",
-    r"pointwise_conv(\d)\.": r"pwconv\1.",
-    r"layer_norm\.": "norm.",
-}
-
-
-def convnext_names(state: dict) -> dict:
-    out = {}
-    for name, value in state.items():
-        for theirs, ours in CONVNEXT.items():
-            name = re.sub(theirs, ours, name)
-        out[name] = value
-    return out
-
-
 def test_convnext_equals_transformers():
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -149,7 +89,7 @@ def test_convnext_equals_transformers():
         transformers.DINOv3ConvNextConfig(depths=list(depths), hidden_sizes=list(dims))
     ).eval()
     config = ConvNextConfig("convnext_tiny", None, 3, depths, dims, "float32", "none")
-    state = convnext_names(draw(theirs))
+    state = from_foreign(draw(theirs))[1].state
     ours = filled(lambda: ConvNext(config, rngs=nnx.Rngs(0)), state)
     images = det(2, 64, 96, 3)
     with torch.no_grad():
@@ -183,3 +123,35 @@ def test_maps_on_the_patch_grid_equal_torch(patch_size):
         got = np.asarray(after.patch_tokens).reshape(2, *size, 8).transpose(0, 3, 1, 2)
         # Of the largest value: float32 sums of up to 100 products.
         np.testing.assert_allclose(got, wanted, atol=2e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_transformers_loads_what_we_write(kind, tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model = make(CONFIGS[kind])
+    save(model, tmp_path / "hf", "hf")
+    theirs, report = transformers.AutoModel.from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
+    assert not any(report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    images = det(2, 64, 32, 3)
+    with torch.no_grad():
+        wanted = theirs.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    got = model(images)
+    tokens = np.concatenate([got.cls[:, None], got.storage_tokens, got.patch_tokens], axis=1)
+    scale = float(wanted.last_hidden_state.abs().max())
+    # Of the largest value: float32 through a few blocks.
+    np.testing.assert_allclose(tokens, wanted.last_hidden_state.numpy(), atol=1e-5 * scale)
+    # And back: what they write, and a .pth of the same.
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert_same(load(tmp_path / "theirs").params, model.params)
+    save(model, tmp_path / "official.pth", "official")
+    assert_same(load(tmp_path / "hf", tmp_path / "official.pth").params, model.params)
+    nested = {f"backbone.{k}": v for k, v in torch.load(tmp_path / "official.pth").items()}
+    torch.save({"teacher": nested}, tmp_path / "teacher_checkpoint.pth")
+    assert_same(load(tmp_path / "hf", tmp_path / "teacher_checkpoint.pth").params, model.params)
+    whole = (tmp_path / "official.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match="cut off or damaged"):
+        load(tmp_path / "hf", tmp_path / "cut.pth")
