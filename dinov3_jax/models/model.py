@@ -5,6 +5,7 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from flax import nnx
 
 from dinov3_jax.config import CompleteVitConfig, ConvNextConfig
@@ -40,6 +41,13 @@ class Model:
     def stride(self) -> int:
         """Pixels a side of what one patch token stands for; image sides are multiples of it."""
         return self.config.stride
+
+
+def rope_table(model: Model, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """sin, cos float32 [N, C] of the patches of one grid; the model is a ViT."""
+    tables = nnx.merge(graph(model.config), model.params).sincos(grid, None)
+    sin, cos = (np.asarray(table, np.float32).reshape(-1, table.shape[-1]) for table in tables)
+    return sin, cos
 
 
 def random_model(name: str, config: CompleteVitConfig | ConvNextConfig, *, seed: int = 0) -> Model:
