@@ -45,9 +45,10 @@ def export(model: Model, out: pathlib.Path, *, to: str, signature: Signature | N
     """
     if out.exists():
         raise ExportError(f"{out} exists: remove it or give another --out")
+    model = dataclasses.replace(model, params=jax.device_get(model.params))
     if signature is not None:
         check(signature, model, to=to)
-    model = onnx.in_float32(portable(model)) if to == "onnx" else portable(model)
+        model = onnx.in_float32(portable(model)) if to == "onnx" else portable(model)
     unchecked = out.with_name(out.name + ".failed")
     _remove(unchecked)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,11 @@ def _remove(path):
 
 
 def _runner(model, signature):
-    return lambda images: program(model.params, images, model=model, signature=signature)
+    def run(images):
+        outputs = program(model.params, images, model=model, signature=signature)
+        return {name: np.asarray(value) for name, value in outputs.items()}
+
+    return run
 
 
 def _compare(
@@ -97,7 +102,7 @@ def _compare(
         if got.keys() != wanted.keys():
             raise ExportError(f"the file gives {sorted(got)}, wanted {sorted(wanted)}")
         for name, value in wanted.items():
-            value, other = np.asarray(value), np.asarray(got[name])
+            other = np.asarray(got[name])
             if other.shape != value.shape:
                 raise ExportError(f"the file gives {name} {other.shape}, wanted {value.shape}")
             difference = float(np.abs(other - value).max() / np.abs(value).max())

@@ -19,8 +19,8 @@ def features(
     patches, storage = grid[0] * grid[1], config.storage_tokens
 
     x = conv(graph, images, params["patch_embed"], "patch_embed", stride=config.patch_size)
-    x = graph.node("Concat", _prefix(graph, images, params), graph.reshape(x, [0, -1, dim]),
-                   attributes={"axis": 1})  # fmt: skip
+    x = graph.reshape(x, [0, -1, dim])
+    x = graph.node("Concat", _prefix(graph, images, params), x, attributes={"axis": 1})
     tables = _rope_tables(graph, model, grid)
     for i in range(config.depth):
         block = jax.tree.map(lambda leaf: leaf[i], params["blocks"])  # noqa: B023
@@ -62,12 +62,12 @@ def _rope_tables(graph, model, grid):
 def _block(graph, x, params: Params, name, tables, config):
     gammas = [params[ls]["gamma"] if ls in params else None for ls in ("ls1", "ls2")]
     normed = _norm(graph, x, params["norm1"], f"{name}.norm1", config)
-    x = graph.node("Add", x, _attention(graph, normed, params["attn"], f"{name}.attn", tables,
-                                        config, gammas[0]))  # fmt: skip
+    branch = _attention(graph, normed, params["attn"], f"{name}.attn", tables, config, gammas[0])
+    x = graph.node("Add", x, branch)
     normed = _norm(graph, x, params["norm2"], f"{name}.norm2", config)
     feed_forward = {"mlp": gelu_mlp, "swiglu": _swiglu}[config.ffn]
-    return graph.node("Add", x, feed_forward(graph, normed, params["ffn"], f"{name}.ffn",
-                                             gammas[1]))  # fmt: skip
+    branch = feed_forward(graph, normed, params["ffn"], f"{name}.ffn", gammas[1])
+    return graph.node("Add", x, branch)
 
 
 def _attention(graph, x, params, name, tables, config, gamma):

@@ -15,7 +15,7 @@ from dinov3_jax.models.model import Model
 
 
 def write(model: Model, path: pathlib.Path, signature: Signature) -> None:
-    """A folder for ``tf.saved_model.load``; ``model`` is portable."""
+    """A folder for ``tf.saved_model.load``; ``model`` is portable, its weights on the host."""
     need("savedmodel", "tensorflow")
     import tensorflow as tf
     from jax.experimental import jax2tf

@@ -12,17 +12,17 @@ from dinov3_jax.export.signature import ExportError, Signature, need, program
 from dinov3_jax.models.model import Model
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_MAX_BYTES = 2**31  # of a flatbuffer, in which jax.export writes
+_MAX_BYTES = 1_900_000_000  # jax.export writes a flatbuffer, which ends at 2 GiB
 
 
 def write(model: Model, path: pathlib.Path, signature: Signature) -> None:
-    """A file for ``jax.export.deserialize``; ``model`` is portable."""
+    """A file for ``jax.export.deserialize``; ``model`` is portable, its weights on the host."""
     need("stablehlo", "flatbuffers")
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
-    if weights >= _MAX_BYTES:
+    if weights > _MAX_BYTES:
         raise ExportError(
-            f"{model.name} has {weights / 2**30:.1f} GiB of weights, a StableHLO file holds less "
-            "than 2 GiB: use --to=savedmodel or --to=onnx"
+            f"{model.name} has {weights / 1e9:.1f} GB of weights, a StableHLO file holds "
+            f"{_MAX_BYTES / 1e9:.1f} GB: use --to=savedmodel or --to=onnx"
         )
     function = functools.partial(program, model.params, model=model, signature=signature)
     shape = jax.export.symbolic_shape(symbolic(model, signature))
