@@ -73,11 +73,10 @@ def write(model: Model, path: pathlib.Path, signature: Signature) -> None:
     for name, value in facts.items():
         proto.metadata_props.add(key=name, value=json.dumps(value))
     weights = sum(value.nbytes for value in graph.constants.values())
+    beside = path.with_name(path.name.removesuffix(".failed") + ".data")
+    beside.unlink(missing_ok=True)  # ONNX would append to what an earlier export has left
     onnx.save_model(
-        proto,
-        str(path),
-        save_as_external_data=weights > _MAX_BYTES,
-        location=path.name.removesuffix(".failed") + ".data",
+        proto, str(path), save_as_external_data=weights > _MAX_BYTES, location=beside.name
     )
     onnx.checker.check_model(str(path))
 

@@ -1,6 +1,7 @@
 """Every file is checked by the export itself; here: that this check is one, and what files hold."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -31,6 +32,7 @@ NETWORKS = {
 }
 
 
+@functools.cache
 def make(network: str) -> Model:
     """No parameter at its initial 0 or 1, so that each shows in the outputs."""
     model = random_model(network, complete(tiny_config(**NETWORKS[network]).student))
@@ -197,9 +199,6 @@ def test_an_onnx_file_of_a_bfloat16_model_is_in_float32(tmp_path):
 
 @pytest.mark.export
 @pytest.mark.parametrize("network", ["mlp", "convnext"])
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:tensorflow", "ignore::DeprecationWarning:keras"
-)
 def test_a_savedmodel_is_the_model_for_any_batch_and_size(network, tmp_path):
     tensorflow = pytest.importorskip("tensorflow")
     model, out = make(network), tmp_path / "model"
