@@ -28,7 +28,11 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
+        "stablehlo": ["flatbuffers"],
+        "savedmodel": ["tensorflow"],
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "dev": [
+            "flatbuffers",  # dinov3 export --to=stablehlo
             "pyright",
             "pytest",
             "pytest-xdist",

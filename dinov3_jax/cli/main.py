@@ -9,6 +9,7 @@ from dinov3_jax.config import ConfigError
 from dinov3_jax.convert.official import WeightsError
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.distributed.rollcall import HostsError
+from dinov3_jax.export.signature import ExportError
 from dinov3_jax.train.guard import TrainingError
 
 VERBS = {
@@ -19,6 +20,7 @@ VERBS = {
     "--topology=v5p:8x8x4",
     "convert": "weights from one format to another: dinov3 convert SRC DST --to=hf",
     "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
+    "export": "a model for other programs: dinov3 export --model=NAME --to=onnx --out=FILE",
 }
 _USAGE = "usage: dinov3 VERB [options]; dinov3 VERB --help explains one\n\n" + "\n".join(
     f"  {verb:10} {text}" for verb, text in VERBS.items()
@@ -42,6 +44,7 @@ def main() -> None:
         HostsError,
         TrainingError,
         WeightsError,
+        ExportError,
     ) as error:
         print(f"dinov3 {sys.argv[1]}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -62,7 +62,7 @@ def read(path: str | os.PathLike) -> Contents:
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return read_safetensors(path)
     if path.suffix in (".pth", ".pt", ".bin"):
         _check_digest(path)
         return Contents(_read_torch(path), {})
@@ -85,13 +85,13 @@ def write(path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: dict[
         torch = _torch(f"writing {path.name}", "give a name that ends in .safetensors")
         torch.save({k: torch.tensor(np.asarray(v)) for k, v in tensors.items()}, partial)
     elif path.suffix == ".safetensors":
-        _write_safetensors(partial, tensors, metadata)
+        write_safetensors(partial, tensors, metadata)
     else:
         raise WeightsError(f"{path} must end in .safetensors or .pth")
     partial.rename(path)
 
 
-def _read_safetensors(path):
+def read_safetensors(path):
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -157,7 +157,7 @@ def _stored(torch, path, name, tensor):
     return Stored(tuple(tensor.shape), read)
 
 
-def _write_safetensors(path, tensors, metadata):
+def write_safetensors(path, tensors, metadata):
     header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     for name, tensor in tensors.items():

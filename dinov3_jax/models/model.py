@@ -50,6 +50,13 @@ class Model:
         return self.config.stride
 
 
+def rope_table(model: Model, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """sin, cos float32 [N, C] of the patches of one grid; the model is a ViT."""
+    tables = nnx.merge(graph(model.config), model.params).sincos(grid, None)
+    sin, cos = (np.asarray(table, np.float32).reshape(-1, table.shape[-1]) for table in tables)
+    return sin, cos
+
+
 def random_model(name: str, config: CompleteVitConfig | ConvNextConfig, *, seed: int = 0) -> Model:
     """A model as training would start it."""
     make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(build.backbone(config, nnx.Rngs(seed)))))

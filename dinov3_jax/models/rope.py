@@ -35,7 +35,10 @@ def coordinates(h: int, w: int, *, normalize: str = "separate") -> jax.Array:
     ``normalize`` divides by each axis' own length ("separate"), or both by the longer ("max") or
     the shorter ("min"; then the longer axis exceeds ±1).
     """
-    lengths = {"separate": (h, w), "max": (max(h, w),) * 2, "min": (min(h, w),) * 2}[normalize]
+    # An export with symbolic h and w can divide by them, but not say which is longer.
+    lengths = (h, w)
+    if normalize != "separate":
+        lengths = ({"max": max, "min": min}[normalize](h, w),) * 2
     y = (jnp.arange(h, dtype=jnp.float32) + 0.5) / lengths[0]
     x = (jnp.arange(w, dtype=jnp.float32) + 0.5) / lengths[1]
     grid = jnp.stack(jnp.meshgrid(y, x, indexing="ij"), axis=-1)

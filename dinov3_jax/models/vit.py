@@ -95,7 +95,7 @@ class VisionTransformer(nnx.Module):
         for images, mask in zip(crops, masks, strict=True):
             sequence, grid = self._tokenize(images, mask)
             # Inference has groups of one: axis 0 must be one that devices can share.
-            groups = len(images) if keys is None else keys.shape[0]
+            groups = images.shape[0] if keys is None else keys.shape[0]
             tokens.append(sequence.reshape(groups, -1, *sequence.shape[1:]))
             grids.append(grid)
         with jax.named_scope("blocks"):
@@ -155,7 +155,7 @@ class VisionTransformer(nnx.Module):
                 drop_keys = rope_keys = None
                 if keys is not None:
                     drop_keys, rope_keys = _layer_keys(keys, index, crop=i)
-                sincos = self._sincos(grid, rope_keys)
+                sincos = self.sincos(grid, rope_keys)
                 # Without this constraint FSDP compiles to accidental tensor parallelism: the
                 # partitioner shards D like the weights and all-reduces every activation.
                 x = shard_batch(x)
@@ -173,8 +173,8 @@ class VisionTransformer(nnx.Module):
             tokens = scan(tokens, start, border, "full")
         return scan(tokens, border, stop, self.config.remat) if border < stop else tokens
 
-    def _sincos(self, grid, keys):
-        """sin, cos [S or 1, 1, N, 1, C] in the RoPE dtype."""
+    def sincos(self, grid: tuple[int, int], keys: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """sin, cos [S or 1, 1, N, 1, C] in the RoPE dtype; ``keys`` as in ``forward``."""
         config = self.config
         coords = rope.coordinates(*grid, normalize=config.rope_normalize)[None]
         if keys is not None:

@@ -158,7 +158,7 @@ def test_wrong_channel_count(model):
 def test_scan_equals_a_loop_over_blocks(model):
     entering = forward(without_blocks(), IMAGES)[0].prenorm
     graph, stacked = nnx.split(model.blocks)
-    sincos = model._sincos((4, 4), None)
+    sincos = model.sincos((4, 4), None)
     x = entering[:, None]
     for z in range(2):
         block = nnx.merge(graph, jax.tree.map(lambda p: p[z], stacked))  # noqa: B023
