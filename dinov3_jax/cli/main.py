@@ -16,6 +16,8 @@ VERBS = {
     "--workdir=DIR",
     "plan": "memory, time and cost on chips that are not here: dinov3 plan --config=FILE.py "
     "--topology=v5p:8x8x4",
+    "features": "features of images into a folder: dinov3 features --model=NAME --images=FOLDER "
+    "--out=DIR",
     "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
 }
 _USAGE = "usage: dinov3 VERB [options]; dinov3 VERB --help explains one\n\n" + "\n".join(
