@@ -3,7 +3,6 @@
 import argparse
 import re
 import time
-from pathlib import Path
 
 import jax
 
@@ -30,7 +29,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--images", required=True, metavar="FOLDER|GLOB|SHARDS", help="a glob in quotes"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", type=Path)
+    parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--tokens", default="cls", choices=TOKENS, help="default %(default)s")
     parser.add_argument(
         "--layers",
@@ -75,11 +74,10 @@ def run(argv: list[str]) -> None:
     # Whole parameters on every device of this machine, the batch spread over them.
     mesh = make_mesh(MeshConfig(-1, 1, 1, 1), jax.local_devices())
     start = time.perf_counter()
-    out = options.out.expanduser()
-    done = write_features(model, source, out, settings, mesh=mesh, batch=options.batch)
+    done = write_features(model, source, options.out, settings, mesh=mesh, batch=options.batch)
     seconds = time.perf_counter() - start
     print(
-        f"{out}: features of {done.images - done.unreadable} images; {done.unreadable} could not "
+        f"{options.out}: features of {done.images - done.unreadable} images; {done.unreadable} could not "
         f"be read. Now: {done.computed} images in {seconds:.1f} s "
         f"({done.computed / seconds:.1f} images/s)"
     )

@@ -41,7 +41,13 @@ class _Loaded(NamedTuple):
 
 
 def write_features(
-    model: Model, source: Source, out: Path, settings: store.Settings, *, mesh: Mesh, batch: int
+    model: Model,
+    source: Source,
+    out: str | Path,
+    settings: store.Settings,
+    *,
+    mesh: Mesh,
+    batch: int,
 ) -> Summary:
     """Fills the folder ``out`` (``features.store`` says with what) and goes on where it stopped.
 
@@ -49,6 +55,7 @@ def write_features(
     and skipped. ``ConfigError`` for settings that make no sense or differ from those in ``out``;
     ``SourceError`` when more than half of all images cannot be read.
     """
+    out = store.local(out)
     _check(settings, model)
     extract = extractor(
         model,

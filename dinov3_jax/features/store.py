@@ -38,13 +38,18 @@ class Settings:
     part: int  # images a part
 
 
+def local(out: str | Path) -> Path:
+    """The folder as a path; ``ConfigError`` for a remote one."""
+    if "://" in str(out):
+        raise ConfigError(f"{out} is remote; give a local or mounted folder")
+    return Path(out).expanduser()
+
+
 def claim(out: Path, model: Model, source: Source, settings: Settings) -> None:
     """Writes features.json into a fresh folder, or finds the same there.
 
     Raises ``ConfigError`` that names what differs if the folder holds other features, or is none.
     """
-    if "://" in str(out):
-        raise ConfigError(f"--out {out} is remote; give a local or mounted folder")
     ours = {
         "model": model.name,
         "model config": dataclasses.asdict(model.config),
@@ -108,7 +113,7 @@ def read_parts(
     ``names``: only these arrays. Of format npy they are memory maps. Raises ``ConfigError`` for a
     folder without features or one whose run has not finished.
     """
-    out = Path(out).expanduser()
+    out = local(out)
     settings = _settings(out)
     count = parts(settings["images"], settings["part"])
     found = [finished(out, part) for part in range(count)]

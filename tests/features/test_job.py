@@ -114,8 +114,8 @@ def test_folders_of_something_else(write, tmp_path):
     write_images(tmp_path / "images", 1)
     with pytest.raises(ConfigError, match="images is there and holds no features; give a new"):
         write(tmp_path / "images", "images")
-    with pytest.raises(ConfigError, match="is remote"):
-        write(tmp_path / "images", "gs://bucket/x")
+    with pytest.raises(ConfigError, match="gs://bucket/x is remote"):
+        read_features("gs://bucket/x")
     with pytest.raises(ConfigError, match=r"there is no .*images/features\.json"):
         read_features(tmp_path / "images")
     write(tmp_path / "images")
@@ -150,7 +150,7 @@ def test_more_than_half_broken(write, tmp_path, readable):
         (tmp_path / "images" / f"{i:02d}.png").write_bytes(b"no image")
     for _ in range(2):  # a rerun does not make it better
         with pytest.raises(SourceError, match=rf"{5 - readable} of 5 images .* first is 00\.png"):
-            write(tmp_path / "images")
+            write(tmp_path / "images", part=5)
 
 
 def test_images_of_their_own_size_share_batches_by_shape(model, write, tmp_path):
