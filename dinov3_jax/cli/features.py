@@ -77,8 +77,8 @@ def run(argv: list[str]) -> None:
     done = write_features(model, source, options.out, settings, mesh=mesh, batch=options.batch)
     seconds = time.perf_counter() - start
     print(
-        f"{options.out}: features of {done.images - done.unreadable} images; {done.unreadable} could not "
-        f"be read. Now: {done.computed} images in {seconds:.1f} s "
+        f"{options.out}: features of {done.images - done.unreadable} images; {done.unreadable} "
+        f"could not be read. Now: {done.computed} images in {seconds:.1f} s "
         f"({done.computed / seconds:.1f} images/s)"
     )
     if done.padding > 0.5:

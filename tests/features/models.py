@@ -13,9 +13,10 @@ from dinov3_jax.models.presets import complete
 from tests.tiny import tiny_config
 
 
-def vit(seed=0):
-    """Patches of 4 pixels, 2 blocks, D = 16."""
-    return random_model("tiny", complete(tiny_config().student), seed=seed)
+def vit(seed=0, patch_size=4):
+    """2 blocks, 2 heads, D = 16."""
+    student = dataclasses.replace(tiny_config().student, patch_size=patch_size)
+    return random_model("tiny", complete(student), seed=seed)
 
 
 def convnext(patch_size=None):
