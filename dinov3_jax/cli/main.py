@@ -18,6 +18,7 @@ VERBS = {
     "--topology=v5p:8x8x4",
     "features": "features of images into a folder: dinov3 features --model=NAME --images=FOLDER "
     "--out=DIR",
+    "view": "pictures of what a model sees: dinov3 view pca IMAGE ... --model=NAME --out=DIR",
     "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
 }
 _USAGE = "usage: dinov3 VERB [options]; dinov3 VERB --help explains one\n\n" + "\n".join(
