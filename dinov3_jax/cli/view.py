@@ -131,7 +131,7 @@ def _target(height, width, size, stride):
 
 
 def _pca(model, views, options):
-    grids = [_tokens(model, view) for view in views]
+    grids = _tokens(model, views)
     colours = pca_pictures(grids, foreground=options.foreground)
     return {
         f"{view.name}_pca": draw.beside(view.pixels, _enlarge(colour, view, options))
@@ -148,7 +148,7 @@ def _similarity(model, views, options):
                 f"--point={x},{y} is outside {first.path}, which is {first.width} pixels wide and "
                 f"{first.height} high"
             )
-    grids = [_tokens(model, view) for view in views]
+    grids = _tokens(model, views)
     h, w = grids[0].shape[:2]
     for x, y in points:
         token = grids[0][y * h // first.height, x * w // first.width]
@@ -180,11 +180,11 @@ def _attention(model, views, options):
     return made
 
 
-def _tokens(model: Model, view: View) -> np.ndarray:
-    """Patch tokens [h, w, D]."""
+def _tokens(model: Model, views: list[View]) -> list[np.ndarray]:
+    """Patch tokens [h, w, D] of each."""
     mesh = make_mesh(MeshConfig(1, 1, 1, 1), jax.local_devices()[:1])
     extract = extractor(model, mesh, tokens="patch", batch=1)
-    return extract(view.pixels[None])["patch_tokens"][0]
+    return [extract(view.pixels[None])["patch_tokens"][0] for view in views]
 
 
 def _enlarge(colours, view, options):

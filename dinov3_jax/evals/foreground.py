@@ -33,9 +33,9 @@ def pca_pictures(grids: list[np.ndarray], *, foreground: str) -> list[np.ndarray
 def split(grids: list[np.ndarray]) -> list[np.ndarray]:
     """Which patches are foreground, bool [h, w] for each image.
 
-    The first principal component of all patches is cut in two where the variance between the sides
-    is largest (Otsu's threshold). Its sign says nothing; the foreground is the side with the smaller
-    share of its patches on the border of the images. All patches, where they do not differ.
+    The first principal component of all patches is cut in two where the variance between the
+    sides is largest (Otsu's threshold). Its sign says nothing; the foreground is the side with the
+    smaller share of its patches on the border of the images. Where patches do not differ, all are.
     """
     rows = np.concatenate([grid.reshape(-1, grid.shape[-1]) for grid in grids])
     score, variance = principal(rows, 1)
