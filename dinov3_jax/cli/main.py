@@ -19,6 +19,9 @@ VERBS = {
     "plan": "memory, time and cost on chips that are not here: dinov3 plan --config=FILE.py "
     "--topology=v5p:8x8x4",
     "convert": "weights from one format to another: dinov3 convert SRC DST --to=hf",
+    "features": "features of images into a folder: dinov3 features --model=NAME --images=FOLDER "
+    "--out=DIR",
+    "view": "pictures of what a model sees: dinov3 view pca IMAGE ... --model=NAME --out=DIR",
     "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
     "export": "a model for other programs: dinov3 export --model=NAME --to=onnx --out=FILE",
 }

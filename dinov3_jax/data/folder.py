@@ -1,6 +1,7 @@
 """A folder of image files, at any depth, or several folders read as one."""
 
 import dataclasses
+import glob
 import os
 
 import numpy as np
@@ -50,7 +51,7 @@ def open_folders(path: str, *, labelled: bool) -> FolderSource:
         if not files:
             raise SourceError(
                 f"no images in {folder}: wanted at least one file, at any depth, that ends in "
-                f"{', '.join(SUFFIXES)} and is not hidden; correct data.path"
+                f"{', '.join(SUFFIXES)} and is not hidden; correct the path"
             )
         found.append(files)
     root = os.path.commonpath(folders)
@@ -66,10 +67,24 @@ def open_folders(path: str, *, labelled: bool) -> FolderSource:
     return FolderSource(root, names, labels, classes, fingerprint(names))
 
 
+def open_files(pattern: str) -> FolderSource:
+    """Image files that ``pattern`` matches, as ``glob`` does (``**`` for any depth), unlabelled."""
+    found = glob.glob(os.path.abspath(os.path.expanduser(pattern)), recursive=True)
+    files = sorted(name for name in found if name.lower().endswith(SUFFIXES))
+    if not files:
+        raise SourceError(
+            f"no images match {pattern}: wanted at least one file that ends in "
+            f"{', '.join(SUFFIXES)}; correct the pattern (in quotes, against the shell)"
+        )
+    root = os.path.commonpath([os.path.dirname(name) for name in files])
+    names = tuple(os.path.relpath(name, root) for name in files)
+    return FolderSource(root, names, None, None, fingerprint(names))
+
+
 def _list_images(folder: str) -> list[str]:
     """Sorted paths of the image files below ``folder``; links to folders are followed once."""
     if not os.path.isdir(folder):
-        raise SourceError(f"there is no folder {folder}; correct data.path")
+        raise SourceError(f"there is no folder {folder}; correct the path")
     images, seen = [], set()
     for place, subfolders, files in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(place)

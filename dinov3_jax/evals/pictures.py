@@ -23,19 +23,28 @@ def pca_rgb(patch_tokens):
         raise ValueError(f"patch_tokens has shape {x.shape}, wanted [n, h, w, D] with D >= 3")
     if not np.isfinite(x).all():
         raise ValueError("patch_tokens are not finite; the model has diverged")
-    rows = x.reshape(-1, x.shape[-1])  # [n*h*w, D]
-    rows = rows - rows.mean(axis=0)
-    variance, vectors = np.linalg.eigh(rows.T @ rows / len(rows))  # ascending
-    variance, vectors = variance[::-1][:3], vectors[:, ::-1][:, :3]
-    largest = np.argmax(np.abs(vectors), axis=0)
-    vectors = vectors * np.where(vectors[largest, np.arange(3)] < 0, -1.0, 1.0)
-    scores = rows @ vectors  # [n*h*w, 3]
+    scores, variance = principal(x.reshape(-1, x.shape[-1]), 3)  # [n*h*w, 3]
     low, high = np.percentile(scores, [1, 99], axis=0)
     # Directions with 1e-10 of the first one's variance are rounding; stretching shows noise.
     empty = (variance <= 1e-10 * max(variance[0], 1e-30)) | (high <= low)
     unit = np.clip((scores - low) / np.where(empty, 1.0, high - low), 0.0, 1.0)
     unit = np.where(empty, 128 / 255, unit)
     return np.round(255 * unit).astype(np.uint8).reshape(*x.shape[:3], 3)
+
+
+def principal(rows, count):
+    """Coordinates of ``rows`` [n, D] along their first principal components.
+
+    Returns (scores float64 [n, count], variances [count]), largest variance first. The sign is
+    fixed: the loading of largest magnitude is positive.
+    """
+    rows = np.asarray(rows, np.float64)
+    rows = rows - rows.mean(axis=0)
+    variance, vectors = np.linalg.eigh(rows.T @ rows / len(rows))  # ascending
+    variance, vectors = variance[::-1][:count], vectors[:, ::-1][:, :count]
+    largest = np.argmax(np.abs(vectors), axis=0)
+    vectors = vectors * np.where(vectors[largest, np.arange(count)] < 0, -1.0, 1.0)
+    return rows @ vectors, variance
 
 
 def similarity(patch_tokens, point):
@@ -49,8 +58,13 @@ def similarity(patch_tokens, point):
     row, column = point
     if not (0 <= row < x.shape[0] and 0 <= column < x.shape[1]):
         raise ValueError(f"point {point} is outside the patch grid of {x.shape[0]} x {x.shape[1]}")
-    unit = _unit(x)
-    return np.clip(unit @ unit[row, column], -1.0, 1.0)
+    return similarity_to(x, x[row, column])
+
+
+def similarity_to(patch_tokens, token):
+    """Cosine of every patch with ``token`` [D], of this image or another, float32 [h, w]."""
+    x, token = np.asarray(patch_tokens, np.float32), np.asarray(token, np.float32)
+    return np.clip(_unit(x) @ _unit(token), -1.0, 1.0)
 
 
 def heat(cosine):
