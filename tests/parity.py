@@ -92,6 +92,18 @@ def draw(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndar
     return np.float32("norm" in name and name.endswith("weight")) + np.float32(0.3) * value
 
 
+def fill(model, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """Draws every parameter of a module of torch; returns them by name, in order of drawing."""
+    import torch
+
+    rng, state = np.random.default_rng(seed), {}
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            state[key] = draw(key, tuple(parameter.shape), rng)
+            parameter.copy_(torch.from_numpy(state[key]))
+    return state
+
+
 def images(size: tuple[int, int]) -> np.ndarray:
     """Two normal images [2, H, W, 3]."""
     return np.random.default_rng(1).standard_normal((2, *size, 3), np.float32)
@@ -143,14 +155,12 @@ def measure(name: str) -> dict:
     """Errors of one variant: ``outputs``, ``hidden`` (float32) and of bfloat16 on either side."""
     import torch
 
-    config, rng = configuration(name), np.random.default_rng(0)
+    config = configuration(name)
     model = theirs(config)
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            parameter.copy_(torch.from_numpy(draw(key, tuple(parameter.shape), rng)))
+    state = fill(model)
     count = sum(parameter.numel() for parameter in model.parameters())
     wanted = {size: their_outputs(model, size) for size in SIZES}
-    ours = our_model(name, config, {k: v.numpy() for k, v in model.state_dict().items()})
+    ours = our_model(name, config, state)
     finals = {size: our_final(ours, size) for size in SIZES}
     hidden = max(error(our_hidden(ours, s, len(wanted[s][1])), wanted[s][1]) for s in SIZES)
     half = dataclasses.replace(ours, config=dataclasses.replace(config, dtype="bfloat16"))

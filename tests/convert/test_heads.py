@@ -88,7 +88,7 @@ def test_a_depth_head_of_a_file(tmp_path):
     path = save(tmp_path / "head.safetensors", dpt_to_official(head.params))
     got = heads.load_depth_head(head.config, path)
     jax.tree.map(np.testing.assert_array_equal, got.params, head.params)
-    with pytest.raises(ValueError, match="tensors do not fit the depth head: .* and 9\\d more"):
+    with pytest.raises(ValueError, match=r"tensors do not fit the depth head: .* and 78 more"):
         heads.load_depth_head("dinov3_vitl16_chmv2", path)
     with pytest.raises(ValueError, match="no depth head 'dd'; wanted one of dinov3_vit7b16_dd"):
         heads.load_depth_head("dd", path)

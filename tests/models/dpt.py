@@ -17,12 +17,17 @@ TINY = {
 
 
 def drawn_head(config, *, seed: int = 0) -> DepthHead:
-    """Every parameter random; variances positive."""
+    """Every parameter random; kernels keep the scale of what they are given, variances positive."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         value = rng.standard_normal(leaf.shape)
-        value = np.abs(value) + 0.5 if path[-1].key == "var" else 0.3 * value
+        if path[-1].key == "var":
+            value = np.abs(value) + 0.5
+        elif path[-1].key == "kernel":
+            value /= np.sqrt(np.prod(leaf.shape[:-1]))
+        else:
+            value *= 0.3
         return jnp.asarray(value, jnp.float32)
 
     return DepthHead(config, jax.tree_util.tree_map_with_path(draw, head_shapes(config)))

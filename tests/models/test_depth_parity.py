@@ -56,11 +56,7 @@ def test_canopy_head_equals_transformers(grid):
             number_output_channels=sizes.bins,
         )
     ).eval()
-    rng = np.random.default_rng(0)
-    with torch.no_grad():
-        for key, parameter in theirs.named_parameters():
-            parameter.copy_(torch.from_numpy(parity.draw(key, tuple(parameter.shape), rng)))
-    state = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    state = parity.fill(theirs)
     backbone = {k.removeprefix("backbone."): v for k, v in state.items() if "backbone." in k}
     model = parity.our_model("tiny", config, backbone)
     params = dpt_from_official(dpt_from_transformers(state), head_shapes(sizes))
@@ -76,13 +72,13 @@ def test_canopy_head_equals_transformers(grid):
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_synthmix_head_equals_a_composition_in_torch(grid):
-    """Written from the head's description with the official names, convolution by convolution."""
+    """Written from the head's description with the official names; theirs in float64."""
     torch = pytest.importorskip("torch")
     f = torch.nn.functional
     config = TINY["synthmix"]
     head = drawn_head(config)
     state = dpt_to_official(head.params)
-    state = {key: torch.from_numpy(np.array(value)) for key, value in state.items()}
+    state = {key: torch.from_numpy(np.array(value)).double() for key, value in state.items()}
     model = random_model("tiny", student(depth=4))
     images = jnp.asarray(det(2, 4 * grid[0], 4 * grid[1], 3))
 
@@ -98,7 +94,7 @@ def test_synthmix_head_equals_a_composition_in_torch(grid):
 
     maps = []
     for i, features in enumerate(model.intermediate_layers(images, config.layers)):
-        x = nchw(np.asarray(features.patch_tokens).reshape(2, *grid, -1))
+        x = nchw(np.asarray(features.patch_tokens).reshape(2, *grid, -1)).double()
         norm = f"reassemble_blocks.batchnorm_layers.{i}."
         names = ("running_mean", "running_var", "weight", "bias")
         x = f.batch_norm(x, *(state[norm + name] for name in names))
@@ -124,7 +120,7 @@ def test_synthmix_head_equals_a_composition_in_torch(grid):
     x = conv(conv(x, "conv_depth.head.2", padding=1).relu(), "conv_depth.head.4")
     weights = x.relu() + 0.1
     weights = weights / weights.sum(1, keepdim=True)
-    bins = torch.linspace(config.min_depth, config.max_depth, config.bins)
+    bins = torch.linspace(config.min_depth, config.max_depth, config.bins).double()
     wanted = torch.einsum("nkhw,k->nhw", weights, bins)[:, None]
     wanted = f.interpolate(wanted, images.shape[1:3], mode="bilinear", align_corners=True)
     close(depth(model, head, images), wanted[:, 0].numpy())
