@@ -332,3 +332,17 @@ def test_nothing_is_overwritten(official):
     model, path = official
     with pytest.raises(WeightsError, match="is there already"):
         save(model, path, "timm")
+
+
+def test_no_layerscale_is_one_of_ones_for_others(tmp_path):
+    model = make(student(layerscale=None))
+    save(model, tmp_path / "hf", "hf")
+    back = load(tmp_path / "hf")
+    for name in ("ls1", "ls2"):
+        np.testing.assert_array_equal(back.params["blocks"][name]["gamma"], 1.0)
+    images = np.random.default_rng(0).standard_normal((2, 8, 12, 3), np.float32)
+    # atol: float32, values of order 1.
+    np.testing.assert_allclose(back(images).cls, model(images).cls, atol=1e-5)
+    save(model, tmp_path / "timm.safetensors", "timm")
+    gamma = files.read(tmp_path / "timm.safetensors").tensors["blocks.0.gamma_1"]
+    np.testing.assert_array_equal(gamma, 1.0)

@@ -49,7 +49,7 @@ def to_config(config: CompleteVitConfig | ConvNextConfig) -> dict[str, Any]:
             **theirs,
         }
     wrong = [f"{k} {getattr(config, k)!r}" for k, v in _ONLY.items() if getattr(config, k) != v]
-    wrong += [f"{k} None" for k in ("rope_base", "layerscale") if getattr(config, k) is None]
+    wrong += ["rope_base None"] if config.rope_base is None else []
     if wrong:
         raise WeightsError(
             f"transformers has no DINOv3 ViT with {', '.join(wrong)}; convert to 'official' or "

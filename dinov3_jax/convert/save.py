@@ -32,6 +32,8 @@ def save(model: Model, path: pathlib.Path, form: str) -> None:
         raise WeightsError(f"{path} is there already; choose another name or remove it")
     if form == "orbax":
         return _save_workdir(model, path)
+    if form != "official":
+        model = _with_layerscale(model)
     described = released.Description(model.name, model.config, model.mean, model.std)
     metadata = {"format": "pt", "dinov3_jax": released.to_json(described)}
     state = to_official(model.params)
@@ -64,6 +66,19 @@ def _buffers(config):
         mask = np.repeat(np.asarray([1.0, 0.0, 1.0], np.float32), config.embed_dim)
         out |= {f"blocks.{i}.attn.qkv.bias_mask": mask for i in range(config.depth)}
     return out
+
+
+def _with_layerscale(model):
+    """The others always have LayerScale; a ViT without it is one with gamma 1."""
+    if isinstance(model.config, ConvNextConfig) or model.config.layerscale is not None:
+        return model
+    gamma = np.ones((model.config.depth, model.config.embed_dim), np.float32)
+    blocks = model.params["blocks"] | {name: {"gamma": gamma} for name in ("ls1", "ls2")}
+    return dataclasses.replace(
+        model,
+        config=dataclasses.replace(model.config, layerscale=1.0),
+        params=model.params | {"blocks": blocks},
+    )
 
 
 def _say_periods(config):

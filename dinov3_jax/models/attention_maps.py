@@ -41,7 +41,7 @@ def _maps(params, images, *, config, layer):
         tokens = vit._run((tokens[:, None],), [grid], None, 0, layer)[0][:, 0]
     block_graph, stacked = nnx.split(vit.blocks)
     block = nnx.merge(block_graph, jax.tree.map(lambda p: p[layer], nnx.to_pure_dict(stacked)))
-    sincos = tuple(x[0] for x in vit._sincos(grid, None))  # [1, N, 1, C]
+    sincos = tuple(x[0] for x in vit.sincos(grid, None))  # [1, N, 1, C]
     maps = cls_probabilities(block, tokens, sincos)[..., 1 + config.storage_tokens :]
     return maps.reshape(*maps.shape[:2], *grid)
 

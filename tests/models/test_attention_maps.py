@@ -27,7 +27,7 @@ def test_these_probabilities_are_what_the_block_uses(changes):
     config = student(layerscale=None, **changes)
     block = build(lambda rngs: Block(config, rngs=rngs))
     whole = build(lambda rngs: VisionTransformer(config, rngs=rngs))
-    tokens, sincos = det(2, 3 + 6, config.embed_dim), whole._sincos((2, 3), None)
+    tokens, sincos = det(2, 3 + 6, config.embed_dim), whole.sincos((2, 3), None)
     got = cls_probabilities(block, tokens, tuple(x[0] for x in sincos))
     assert got.shape == (2, config.num_heads, 9)
     x = block.norm1(tokens)
@@ -55,7 +55,7 @@ def test_maps_see_what_the_blocks_before_made(layer):
         tokens = whole._tokenize(images, None)[0]
     graph, stacked = nnx.split(whole.blocks)
     block = nnx.merge(graph, jax.tree.map(lambda p: p[layer], nnx.to_pure_dict(stacked)))
-    sincos = tuple(x[0] for x in whole._sincos((2, 3), None))
+    sincos = tuple(x[0] for x in whole.sincos((2, 3), None))
     wanted = cls_probabilities(block, tokens, sincos)
     # rtol, atol: compiled as a whole or not.
     np.testing.assert_allclose(got.reshape(2, 2, 6), wanted[..., 3:], 1e-4, 1e-6)
