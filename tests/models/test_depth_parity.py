@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dinov3_jax import heads
 from dinov3_jax.convert.heads import dpt_from_official, dpt_from_transformers, dpt_to_official
 from dinov3_jax.models.depth import DepthHead, depth, head_shapes
 from dinov3_jax.models.dpt import Deconv, StoredNorm, resize
@@ -158,6 +159,19 @@ def test_stored_norm_equals_torch():
         getattr(theirs, their_name).data = torch.from_numpy(value)
         setattr(ours, name, type(ours.scale)(jnp.asarray(value)))
     close(ours(jnp.asarray(x)), nhwc(theirs(nchw(x))))
+
+
+def test_a_head_of_a_pth_file(tmp_path):
+    torch = pytest.importorskip("torch")
+    head = drawn_head(TINY["synthmix"])
+    state = dpt_to_official(head.params)
+    state = {key: torch.from_numpy(np.array(value)) for key, value in state.items()}
+    torch.save(state, tmp_path / "head.pth")
+    got = heads.load_depth_head(head.config, tmp_path / "head.pth")
+    jax.tree.map(np.testing.assert_array_equal, got.params, head.params)
+    torch.save({"model": state}, tmp_path / "nested.pth")
+    with pytest.raises(ValueError, match=r"not a flat file of tensors; it also holds \['model'\]"):
+        heads.load_depth_head(head.config, tmp_path / "nested.pth")
 
 
 def test_no_name_of_transformers_stays():
