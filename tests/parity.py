@@ -17,12 +17,12 @@ from flax import nnx
 
 from configs import base
 from dinov3_jax.config import ConvNextConfig
+from dinov3_jax.convert.names import from_foreign
 from dinov3_jax.convert.official import from_official
 from dinov3_jax.models import presets
 from dinov3_jax.models.build import backbone
 from dinov3_jax.models.model import Model
 from dinov3_jax.recipe import from_config_dict
-from tests.models.test_parity import convnext_names, official_names
 
 LIMIT = 1e-5  # of the largest value of an output: float32 sums of two frameworks
 SIZES = ((64, 64), (64, 96))
@@ -111,13 +111,10 @@ def images(size: tuple[int, int]) -> np.ndarray:
 
 def our_model(name: str, config, state: dict) -> Model:
     """``state``: their parameters by their names."""
-    if isinstance(config, ConvNextConfig):
-        state = convnext_names(state)
-    else:
-        state = official_names(state, gated=config.ffn == "swiglu")
-        if config.untie_global_and_local_cls_norm:  # of training; transformers has none
-            zeros = np.zeros(config.embed_dim, np.float32)
-            state |= {"local_cls_norm.weight": zeros, "local_cls_norm.bias": zeros}
+    state = from_foreign(state)[1].state
+    if getattr(config, "untie_global_and_local_cls_norm", False):
+        zeros = np.zeros(config.embed_dim, np.float32)  # of training; transformers has none
+        state |= {"local_cls_norm.weight": zeros, "local_cls_norm.bias": zeros}
     shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: backbone(config, nnx.Rngs(0)))))
     return Model(name, config, jax.tree.map(jnp.asarray, from_official(state, shapes)))
 
