@@ -71,12 +71,12 @@ def layer(chip, implementation, T, A, C, sequences):
 def kernel(chip, T, A, C, sequences):
     queries, heads = attention_tpu._blocks(T, A, C)
     programs = sequences * A // heads * -(-T // queries)
-    q = jax.ShapeDtypeStruct((sequences, T, A, C), "bfloat16")
+    qkv = jax.ShapeDtypeStruct((sequences, T, 3, A, C), "bfloat16")
     sin = jax.ShapeDtypeStruct((2, T - PREFIX, C), "float32")
     call = lambda *args: attention(*args, implementation="pallas")  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
-        compile_for(chip, call, (q, q, q), (sin, sin))
+        compile_for(chip, call, (qkv,), (sin, sin))
         for name in ("attention_forward", "attention_backward"):
             (path,) = glob.glob(f"{folder}/*{name}*schedule-analysis_final_bundles*")
             text = pathlib.Path(path).read_text()

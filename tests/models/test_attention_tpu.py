@@ -57,17 +57,17 @@ def chips(request, monkeypatch):
 def test_kernel_compiles_where_auto_is_asked_for(chips, T, A, C, images):
     """Forward and backward fit into VMEM and talk to nobody; no [T, T] array is left in HBM."""
 
-    def run(q, k, v, sin, cos, dout):
-        call = lambda q, k, v: attention(q, k, v, sin, cos, implementation="auto")  # noqa: E731
-        out, vjp = jax.vjp(call, q, k, v)
+    def run(qkv, sin, cos, dout):
+        out, vjp = jax.vjp(lambda qkv: attention(qkv, sin, cos, implementation="auto"), qkv)
         return out, *vjp(dout)
 
     with jax.set_mesh(chips):
         assert platform() == "tpu"
         sharding = NamedSharding(chips, P(BATCH_AXES))
-        x = jax.ShapeDtypeStruct((images, T, A, C), "bfloat16", sharding=sharding)
+        qkv = jax.ShapeDtypeStruct((images, T, 3, A, C), "bfloat16", sharding=sharding)
+        dout = jax.ShapeDtypeStruct((images, T, A, C), "bfloat16", sharding=sharding)
         sin = jax.ShapeDtypeStruct((4, T - 5, C), "float32", sharding=sharding)
-        compiled = jax.jit(run).lower(x, x, x, sin, sin, x).compile()
+        compiled = jax.jit(run).lower(qkv, sin, sin, dout).compile()
     program = compiled.as_text()
     assert program.count('custom_call_target="tpu_custom_call"') == 2
     assert not collectives.find(program)
