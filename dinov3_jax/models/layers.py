@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from dinov3_jax.config import CompleteVitConfig
 from dinov3_jax.models import presets
-from dinov3_jax.models.attention import attention
+from dinov3_jax.models.attention import attention, platform
 from dinov3_jax.models.fp8 import matmul
 
 matrix_init = nnx.initializers.normal(0.02)
@@ -32,8 +32,8 @@ def product(x: jax.Array, kernel: jax.Array, *, fp8: bool) -> jax.Array:
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """x + bias in the dtype of x, bias float32 [D].
 
-    The gradient of bias is a product of ones and dout with float32 sums: TPUs take several times
-    as long to sum over tokens in vector registers (docs/design/0004-scale.md).
+    The gradient of bias has float32 sums; on a TPU they are a product of ones and dout, which takes
+    a fraction of the time of a sum in vector registers (docs/design/0004-scale.md).
     """
     return x + bias.astype(x.dtype)
 
@@ -43,9 +43,11 @@ def _add_bias_forward(x, bias):
 
 
 def _add_bias_backward(_, dout):
+    axes = tuple(range(dout.ndim - 1))
+    if platform() != "tpu":
+        return dout, dout.sum(axes, dtype=jnp.float32)
     # Eight rows of ones, all of one register: of a single one the compiler makes a plain sum.
     ones = jnp.ones((8, *dout.shape[:-1]), dout.dtype)
-    axes = tuple(range(dout.ndim - 1))
     sums = jax.lax.dot_general(
         ones,
         dout,

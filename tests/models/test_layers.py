@@ -47,8 +47,10 @@ def test_norm_statistics_are_float32_under_bfloat16(norm):
     np.testing.assert_allclose(got[0, :2].astype(jnp.float32), wanted, rtol=2**-8)
 
 
-def test_bias_gradient_sums_over_all_tokens_in_float32():
-    """A bfloat16 sum of 2 · 3 · 500 ones would stop at 256; the twos are counted once, not 8 times."""
+@pytest.mark.parametrize("on", ["cpu", "tpu"])
+def test_bias_gradient_sums_over_all_tokens_in_float32(on, monkeypatch):
+    """A bfloat16 sum of 2 · 3 · 500 ones would stop at 256; eight rows of ones count once."""
+    monkeypatch.setattr(layers, "platform", lambda: on)
     x, bias = jnp.ones((2, 3, 500, 4), jnp.bfloat16), jnp.zeros(4)
     weights = jnp.asarray([1, 2, 0, -1], jnp.bfloat16)
     out, vjp = jax.vjp(layers.add_bias, x, bias + 0.5)
