@@ -4,12 +4,12 @@ It needs libtpu beside jaxlib (0.0.52 for 0.10.2) and JAX_PLATFORMS=cpu.
 """
 
 import jax
-import numpy as np
 import pytest
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import NamedSharding, PartitionSpec as P
 
-from dinov3_jax.distributed.mesh import AXES
+from dinov3_jax.config import MeshConfig
+from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.distributed.sharding import BATCH_AXES
 from dinov3_jax.models.attention import attention, platform
 from tests import collectives
@@ -38,7 +38,7 @@ def chips(request, monkeypatch):
         "XLA_FLAGS", raising=False
     )  # of conftest.py, for the CPU: libtpu ends the process at them
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    return Mesh(np.array(devices).reshape(1, 4, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    return make_mesh(MeshConfig(1, 4, 1, 1), list(devices))
 
 
 # Crops of 256 and 112 pixels of the 7B, a global crop of the ViT-L; then high resolution: crops of
