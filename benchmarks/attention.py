@@ -18,13 +18,13 @@ import sys
 import tempfile
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import NamedSharding, PartitionSpec as P
 
 from configs import vit7b16_pretrain
-from dinov3_jax.distributed.mesh import AXES
+from dinov3_jax.config import MeshConfig
+from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.models import attention_tpu, layers, presets
 from dinov3_jax.models.attention import attention
 from dinov3_jax.recipe import from_config_dict
@@ -43,7 +43,7 @@ def compile_for(chip: str, function, shapes: tuple, angles: tuple):
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     os.environ |= {"TPU_ACCELERATOR_TYPE": accelerator, "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[:1]
-    mesh = Mesh(np.array(devices).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    mesh = make_mesh(MeshConfig(1, 1, 1, 1), list(devices))
     place = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=NamedSharding(mesh, P()))  # noqa: E731
 
     def run(args, angles, dout):
@@ -71,12 +71,12 @@ def layer(chip, implementation, T, A, C, sequences):
 def kernel(chip, T, A, C, sequences):
     queries, heads = attention_tpu._blocks(T, A, C)
     programs = sequences * A // heads * -(-T // queries)
-    q = jax.ShapeDtypeStruct((sequences, T, A, C), "bfloat16")
+    qkv = jax.ShapeDtypeStruct((sequences, T, 3, A, C), "bfloat16")
     sin = jax.ShapeDtypeStruct((2, T - PREFIX, C), "float32")
     call = lambda *args: attention(*args, implementation="pallas")  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
-        compile_for(chip, call, (q, q, q), (sin, sin))
+        compile_for(chip, call, (qkv,), (sin, sin))
         for name in ("attention_forward", "attention_backward"):
             (path,) = glob.glob(f"{folder}/*{name}*schedule-analysis_final_bundles*")
             text = pathlib.Path(path).read_text()

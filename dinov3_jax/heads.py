@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dinov3_jax.convert import heads
+from dinov3_jax.convert import files, heads
 from dinov3_jax.models.depth import DepthHead, head_shapes
 from dinov3_jax.models.dpt import CHMV2, SYNTHMIX, DptConfig
 from dinov3_jax.types import Params
@@ -39,19 +39,4 @@ def _float32(params: Params) -> Params:
 
 
 def _read(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a .pth (needs torch; no pickled code runs) or .safetensors file."""
-    path = epath.Path(path)
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load
-
-        return load(path.read_bytes())
-    if path.suffix not in (".pth", ".pt"):
-        raise ValueError(f"{path} is neither .pth nor .safetensors")
-    import torch
-
-    with path.open("rb") as file:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    others = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise ValueError(f"{path} is not a flat file of tensors; it also holds {others[:5]}")
-    return {name: value.float().numpy() for name, value in state.items()}
+    return {name: np.asarray(tensor) for name, tensor in files.read(path).tensors.items()}

@@ -82,6 +82,9 @@ def _find(name, weights):
 
 
 def _of_files(place, row, asked, rope_periods):
+    head = released.HEADS.get(files.digest_in_name(place.name))
+    if head is not None:
+        raise WeightsError(f"{place.name} is {head}, no backbone")
     contents = files.read(place)
     form, (state, dropped) = names.from_foreign(contents.tensors)
     own = _own_description(place, contents.metadata)

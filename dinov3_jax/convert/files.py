@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from dinov3_jax.convert.official import WeightsError
-from dinov3_jax.convert.released import CATALOGUE, HEADS
+from dinov3_jax.convert.released import CATALOGUE
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}  # exact in float32
 _TORCH = ("float32", "float16", "bfloat16")
@@ -173,14 +173,16 @@ def write_safetensors(path, tensors, metadata):
             file.write(np.ascontiguousarray(tensor, np.float32).data)
 
 
+def digest_in_name(name: str) -> str | None:
+    """With which characters the sha256 of an official file begins; None for names of others."""
+    match = _OFFICIAL_NAME.fullmatch(name)
+    return match and match[1]
+
+
 def _check_digest(path):
-    """An official file says in its name with which characters its sha256 begins."""
-    match = _OFFICIAL_NAME.fullmatch(path.name)
-    if match is None:
+    wanted = digest_in_name(path.name)
+    if wanted is None:
         return
-    wanted = match[1]
-    if wanted in HEADS:
-        raise WeightsError(f"{path.name} is {HEADS[wanted]}, no backbone")
     with path.open("rb") as file:
         got = hashlib.file_digest(file, "sha256").hexdigest()[:8]
     if got != wanted:

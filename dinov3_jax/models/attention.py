@@ -9,20 +9,12 @@ import jax.numpy as jnp
 from dinov3_jax.models import attention_tpu, rope
 
 
-def attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    sin: jax.Array,
-    cos: jax.Array,
-    *,
-    implementation: str,
-) -> jax.Array:
+def attention(qkv: jax.Array, sin: jax.Array, cos: jax.Array, *, implementation: str) -> jax.Array:
     """softmax(q' k'ᵀ / √C) v with q', k' turned by RoPE (``rope.rotate``), the last N tokens of T.
 
-    q, k, v [n, T, A, C] -> [n, T, A, C] in their dtype; sin, cos [S, N, C], one row of S for each
-    n/S neighbouring sequences. Scores and softmax are float32, probabilities and what RoPE turned
-    are rounded to the dtype of v.
+    qkv [n, T, 3, A, C]: q, k and v -> [n, T, A, C] in their dtype; sin, cos [S, N, C], one row of S
+    for each n/S neighbouring sequences. Scores and softmax are float32, probabilities and what RoPE
+    turned are rounded to the dtype of v.
 
     ``implementation``
       "xla"     ``jax.nn.dot_product_attention``: any platform, dtype and shape; on a CPU the same
@@ -36,13 +28,14 @@ def attention(
     where it does not exist on the platform.
     """
     if implementation == "auto":
-        implementation = choose(q)
+        implementation = choose(qkv)
     if implementation == "pallas":
-        return attention_tpu.attention(q, k, v, sin, cos)
+        return attention_tpu.attention(qkv, sin, cos)
     if implementation not in ("xla", "cudnn"):
         raise ValueError(
             f"attention implementation {implementation!r}, wanted 'auto', 'xla', 'cudnn', 'pallas'"
         )
+    q, k, v = _split(qkv)
     groups, sincos = (len(sin), -1, *q.shape[1:]), (sin[:, None, :, None], cos[:, None, :, None])
     q, k = (rope.rotate(x.reshape(groups), *sincos).reshape(x.shape) for x in (q, k))
     if implementation == "cudnn":
@@ -50,17 +43,23 @@ def attention(
     return _by_head(q, k, v) if platform() == "cpu" else jax.nn.dot_product_attention(q, k, v)
 
 
-def choose(q: jax.Array) -> str:
-    """The implementation that "auto" means for q [n, T, A, C] on ``platform()``.
+def _split(qkv):
+    # While 3 A C is one axis: on a TPU, slices of [..., 3, A, C] are copied to other layouts.
+    n, T, _, A, C = qkv.shape
+    return (x.reshape(n, T, A, C) for x in jnp.split(qkv.reshape(n, T, -1), 3, axis=-1))
+
+
+def choose(qkv: jax.Array) -> str:
+    """The implementation that "auto" means for qkv [n, T, 3, A, C] on ``platform()``.
 
     TPU: "pallas" for C of 64 or 128 (all presets) and T up to ``attention_tpu.MAX_TOKENS``.
     NVIDIA GPU from compute capability 8.0 on: "cudnn" in bfloat16 and float16 for C up to 128.
     Everything else: "xla".
     """
-    on, (_, T, _, C) = platform(), q.shape
+    on, (_, T, _, _, C) = platform(), qkv.shape
     if on == "tpu" and C in (64, 128) and T <= attention_tpu.MAX_TOKENS:
         return "pallas"
-    if on == "gpu" and q.dtype.itemsize == 2 and C <= 128 and _flash_attention_exists():
+    if on == "gpu" and qkv.dtype.itemsize == 2 and C <= 128 and _flash_attention_exists():
         return "cudnn"
     return "xla"
 

@@ -1,8 +1,9 @@
 """Attention as one TPU kernel, for sequences so short that all keys fit into VMEM.
 
 A program of the grid holds a block of queries and all T keys and values of a few heads of one
-sequence. No [T, T] array reaches HBM and softmax is the plain one, without running maxima. Only q,
-k and v are saved for the backward pass, which computes the probabilities again:
+sequence, read from where the matrix product wrote them: q, k and v are never cut apart in HBM. No
+[T, T] array reaches it and softmax is the plain one, without running maxima. Only qkv is saved for
+the backward pass, which computes the probabilities again:
 
     P  = softmax(q kᵀ / √C)                  out = P v          q, k turned by RoPE
     dS = P ∘ (dP - Σ_keys P ∘ dP)            dP  = dout vᵀ
@@ -35,44 +36,64 @@ _SCORES = 2**20  # heads x queries x T
 _VMEM = 64 * 2**20  # bytes that a kernel may use: all of a v5p's, half of a v5e's or v6e's
 
 
-def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, sin: jax.Array, cos: jax.Array
-) -> jax.Array:
-    """``attention.attention`` for q, k, v [n, T, A, C] of one dtype and sin, cos [S, N, C].
+def attention(qkv: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
+    """``attention.attention`` for qkv [n, T, 3, A, C] and sin, cos [S, N, C].
 
     Any T up to ``MAX_TOKENS``, without padding: the compiler masks what the last registers hold
     beyond it. Under a mesh each device takes its share of n, and of S unless it is 1. Compiles for
     TPUs alone; elsewhere Pallas' interpret mode runs it. Raises ``ValueError`` for a longer
     sequence. No gradient reaches sin and cos.
     """
-    prefix = ((0, 0), (q.shape[1] - sin.shape[1], 0), (0, 0))  # tokens that are not turned
+    prefix = ((0, 0), (qkv.shape[1] - sin.shape[1], 0), (0, 0))  # tokens that are not turned
     signs = jnp.where(jnp.arange(sin.shape[2]) < sin.shape[2] // 2, -1, 1).astype(sin.dtype)
     table = jnp.pad(sin * signs, prefix), jnp.pad(cos, prefix, constant_values=1.0)
-    return _attention(q, k, v, jnp.concatenate(table, axis=2))  # [S, T, 2C]
+    return _attention(qkv, jnp.concatenate(table, axis=2))  # [S, T, 2C]
 
 
 @jax.custom_vjp
-def _attention(q, k, v, table):
-    return _forward(q, k, v, table)[0]
+def _attention(qkv, table):
+    return _forward(qkv, table)[0]
 
 
-def _forward(q, k, v, table):
-    run = functools.partial(_run, _forward_kernel, reads="qkk", writes="q", sums=0, products=2)
-    (out,) = _on_each_device(run, table, q, k, v)
-    return out, (q, k, v, table)
+def _forward(qkv, table):
+    def run(table, qkv):
+        reads, shape = _thirds(qkv), qkv.shape
+        (out,) = _run(_forward_kernel, table, reads, shape, writes="q", sums=0, products=2)
+        return out.reshape(qkv.shape[:2] + qkv.shape[3:])
+
+    return _on_each_device(run, table, qkv), (qkv, table)
 
 
 def _backward(saved, dout):
-    *qkv, table = saved
-    run = functools.partial(_run, _backward_kernel, reads="qkkq", writes="qkk", sums=2, products=5)
-    return *_on_each_device(run, table, *qkv, dout), None
+    def run(table, qkv, dout):
+        reads, shape = [*_thirds(qkv), (_flat(dout), "q", 0)], qkv.shape
+        parts = _run(_backward_kernel, table, reads, shape, writes="qkk", sums=2, products=5)
+        return jnp.concatenate(parts, axis=2).reshape(qkv.shape)
+
+    qkv, table = saved
+    return _on_each_device(run, table, qkv, dout), None
 
 
 _attention.defvjp(_forward, _backward)
 
 
+def _flat(x):
+    return x.reshape(*x.shape[:2], -1)
+
+
+def _thirds(qkv):
+    """What ``_run`` reads of qkv [n, T, 3, A, C]: itself, thrice."""
+    flat, rows, thirds = _flat(qkv), "qkk", range(3)
+    if qkv.shape[3] * qkv.shape[4] % _LANES == 0:
+        return [(flat, *third) for third in zip(rows, thirds)]
+    # A block begins at a whole register: thirds that do not are copied.
+    return [(third, letter, 0) for third, letter in zip(jnp.split(flat, 3, axis=2), rows)]
+
+
 def _on_each_device(run, table, *arrays):
-    """``run`` on each device's share of n, and of A where the mesh's axis "tensor" divides it.
+    """``run(table, qkv)`` -> out or ``run(table, qkv, dout)`` -> dqkv, on each device's share.
+
+    That is its share of n, and of A where the mesh's axis "tensor" divides it.
 
     A kernel is opaque to the partitioner, which would gather what it reads.
     """
@@ -81,43 +102,45 @@ def _on_each_device(run, table, *arrays):
     if not free:  # no mesh, or inside of a shard_map
         return run(table, *arrays)
     batch = tuple(axis for axis in BATCH_AXES if axis in free)
-    split = "tensor" in free and arrays[0].shape[2] % mesh.shape["tensor"] == 0
-    spec = P(batch, None, "tensor" if split else None)
+    split = "tensor" in free and arrays[0].shape[-2] % mesh.shape["tensor"] == 0
+    specs = [P(batch, *[None] * (x.ndim - 3), "tensor" if split else None) for x in arrays]
     return jax.shard_map(
         run,
-        in_specs=(P(batch) if len(table) > 1 else P(), *[spec] * len(arrays)),
-        out_specs=spec,
+        in_specs=(P(batch) if len(table) > 1 else P(), *specs),
+        out_specs=specs[0] if len(arrays) > 1 else P(batch, None, *specs[0][3:]),
         axis_names=free,
         check_vma=False,
     )(table, *arrays)
 
 
-def _run(kernel, table, *arrays, reads: str, writes: str, sums: int, products: int):
-    """The kernel, which sees arrays [n, T, A, C] as [n, T, A·C].
+def _run(kernel, table, reads, shape, *, writes: str, sums: int, products: int):
+    """The kernel over the heads of qkv of ``shape`` [n, T, 3, A, C].
 
-    A letter each of ``reads`` and ``writes`` says whether a program has a block of queries or all
-    keys; before them it reads the rows of the table [S, T, 2C] that belong to either. ``sums``
-    float32 arrays of the size of all keys live through a whole sequence.
+    ``reads``: (array [n, T, ·], "q" for a block of queries or "k" for all keys, how many times A·C
+    columns lie before them); a letter each of ``writes`` is an array [n, T, A·C]. Before them a
+    program reads the rows of the table [S, T, 2C] that belong to either. ``sums`` float32 arrays of
+    the size of all keys live through a whole sequence.
     """
-    (n, T, A, C), dtype = arrays[0].shape, arrays[0].dtype
+    (n, T, _, A, C), dtype = shape, reads[0][0].dtype
     queries, heads = _blocks(T, A, C)
-    group = n // len(table)
-    specs = {
-        "q": pl.BlockSpec((1, queries, heads * C), lambda n, head, query: (n, query, head)),
-        "k": pl.BlockSpec((1, T, heads * C), lambda n, head, query: (n, 0, head)),
-    }
+    group, parts = n // len(table), A // heads
+
+    def block(rows, before=0):
+        if rows == "k":
+            return pl.BlockSpec((1, T, heads * C), lambda n, head, _: (n, 0, before * parts + head))
+        return pl.BlockSpec((1, queries, heads * C), lambda n, head, query: (n, query, head))
+
     table_specs = [
         pl.BlockSpec((1, queries, 2 * C), lambda n, head, query: (n // group, query, 0)),
         pl.BlockSpec((1, T, 2 * C), lambda n, head, query: (n // group, 0, 0)),
     ]
-    flat = jax.ShapeDtypeStruct((n, T, A * C), dtype)
-    outputs = pl.pallas_call(
+    return pl.pallas_call(
         functools.partial(kernel, heads=heads),
         name=f"attention{kernel.__name__.removesuffix('_kernel')}",
-        grid=(n, A // heads, pl.cdiv(T, queries)),
-        in_specs=table_specs + [specs[letter] for letter in reads],
-        out_specs=[specs[letter] for letter in writes],
-        out_shape=[flat] * len(writes),
+        grid=(n, parts, pl.cdiv(T, queries)),
+        in_specs=table_specs + [block(rows, before) for _, rows, before in reads],
+        out_specs=[block(rows) for rows in writes],
+        out_shape=[jax.ShapeDtypeStruct((n, T, A * C), dtype)] * len(writes),
         scratch_shapes=[pltpu.VMEM((T, heads * C), jnp.float32)] * sums,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=_VMEM
@@ -126,10 +149,9 @@ def _run(kernel, table, *arrays, reads: str, writes: str, sums: int, products: i
         cost_estimate=pl.CostEstimate(
             flops=2 * products * n * A * T * T * C,
             transcendentals=n * A * T * T,
-            bytes_accessed=len(reads + writes) * n * T * A * C * dtype.itemsize,
+            bytes_accessed=(len(reads) + len(writes)) * n * T * A * C * dtype.itemsize,
         ),
-    )(table, table, *(array.reshape(flat.shape) for array in arrays))
-    return tuple(output.reshape(n, T, A, C) for output in outputs)
+    )(table, table, *(array for array, _, _ in reads))
 
 
 def _blocks(T, A, C):

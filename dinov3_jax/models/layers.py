@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from dinov3_jax.config import CompleteVitConfig
 from dinov3_jax.models import presets
-from dinov3_jax.models.attention import attention
+from dinov3_jax.models.attention import attention, platform
 from dinov3_jax.models.fp8 import matmul
 
 matrix_init = nnx.initializers.normal(0.02)
@@ -28,6 +28,38 @@ def product(x: jax.Array, kernel: jax.Array, *, fp8: bool) -> jax.Array:
     return matmul(x, matrix) if fp8 else x @ matrix
 
 
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x + bias in the dtype of x, bias float32 [D].
+
+    The gradient of bias has float32 sums; on a TPU they are a product of ones and dout, which takes
+    a fraction of the time of a sum in vector registers (docs/design/0004-scale.md).
+    """
+    return x + bias.astype(x.dtype)
+
+
+def _add_bias_forward(x, bias):
+    return add_bias(x, bias), None
+
+
+def _add_bias_backward(_, dout):
+    axes = tuple(range(dout.ndim - 1))
+    if platform() != "tpu":
+        return dout, dout.sum(axes, dtype=jnp.float32)
+    # Eight rows of ones, all of one register: of a single one the compiler makes a plain sum.
+    ones = jnp.ones((8, *dout.shape[:-1]), dout.dtype)
+    sums = jax.lax.dot_general(
+        ones,
+        dout,
+        ((tuple(a + 1 for a in axes), axes), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    return dout, sums[0]
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
 def dense(
     layer: nnx.Linear, x: jax.Array, *, fp8: bool, gamma: jax.Array | None = None
 ) -> jax.Array:
@@ -39,7 +71,7 @@ def dense(
         # less to keep or to compute again.
         kernel, bias, gamma = kernel * gamma, None if bias is None else bias * gamma, None
     out = product(x, kernel, fp8=fp8)
-    out = out if bias is None else out + bias.astype(x.dtype)
+    out = out if bias is None else add_bias(out, bias)
     return out if gamma is None else out * gamma.astype(x.dtype)
 
 
@@ -99,13 +131,11 @@ class Attention(nnx.Module):
             bias = self.qkv.bias[...]
             if self.mask_k_bias:
                 bias = bias.at[dim : 2 * dim].set(0.0)
-            qkv = qkv + bias.astype(x.dtype)
+            qkv = add_bias(qkv, bias)
         qkv = checkpoint_name(qkv, "qkv")
-        # Split while D is one axis: on a TPU, slices of [..., 3, A, C] are copied to other layouts.
-        heads = (-1, x.shape[-2], self.heads, dim // self.heads)
-        q, k, v = (t.reshape(heads) for t in jnp.split(qkv, 3, axis=-1))  # [n, T, A, C]
+        qkv = qkv.reshape(-1, x.shape[-2], 3, self.heads, dim // self.heads)  # [n, T, 3, A, C]
         sin, cos = (t.reshape(-1, t.shape[-3], t.shape[-1]) for t in sincos)  # [S, N, C]
-        out = attention(q, k, v, sin, cos, implementation=self.implementation)
+        out = attention(qkv, sin, cos, implementation=self.implementation)
         out = checkpoint_name(out.reshape(x.shape), "attention")
         return checkpoint_name(dense(self.proj, out, fp8=self.fp8, gamma=gamma), "proj")
 

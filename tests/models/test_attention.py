@@ -38,7 +38,7 @@ def with_gradients(implementation):
 
     @jax.jit
     def run(q, k, v, sin, cos, dout):
-        call = lambda q, k, v: attention(q, k, v, sin, cos, implementation=implementation)  # noqa: E731
+        call = lambda *qkv: attention(jnp.stack(qkv, 2), sin, cos, implementation=implementation)  # noqa: E731
         out, vjp = jax.vjp(call, q, k, v)
         return out, *vjp(dout)
 
@@ -101,7 +101,7 @@ def test_huge_scores_overflow_nothing():
     q = 200 * jnp.eye(T, C)[None, :, None]
     v = draw(1, T, 1, C)[2]
     still = jnp.zeros((1, T, C)), jnp.ones((1, T, C))
-    got = attention(q, q, v, *still, implementation="pallas")
+    got = attention(jnp.stack([q, q, v], 2), *still, implementation="pallas")
     np.testing.assert_allclose(got, v, rtol=1e-6)  # exp(-7071) is 0: softmax is the identity
 
 
@@ -194,7 +194,8 @@ def backbone_collectives(config):
 def test_auto(on, shape, dtype, wanted, monkeypatch):
     monkeypatch.setattr(module, "platform", lambda: on)
     monkeypatch.setattr(module, "_flash_attention_exists", lambda: True)
-    assert choose(jax.ShapeDtypeStruct((1, *shape), dtype)) == wanted
+    T, A, C = shape
+    assert choose(jax.ShapeDtypeStruct((1, T, 3, A, C), dtype)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -227,9 +228,10 @@ def test_cudnn_gets_whole_multiples_of_eight(monkeypatch):
         return plain(q, k, v, scale=scale)
 
     q, k, v, sin, cos, _ = draw(2, 5, 2, 12, dtype="bfloat16")
-    wanted = attention(q, k, v, sin, cos, implementation="xla")
+    qkv = jnp.stack([q, k, v], 2)
+    wanted = attention(qkv, sin, cos, implementation="xla")
     monkeypatch.setattr(jax.nn, "dot_product_attention", cudnn)
-    got = attention(q, k, v, sin, cos, implementation="cudnn")
+    got = attention(qkv, sin, cos, implementation="cudnn")
     assert asked == [((2, 5, 2, 16), "cudnn")]
     np.testing.assert_array_equal(got, wanted)
 
@@ -245,7 +247,7 @@ def test_cudnn_gets_whole_multiples_of_eight(monkeypatch):
 def test_misfits(implementation, shape, message):
     q, sin = jnp.zeros(shape), jnp.zeros((1, shape[1], shape[3]))
     with pytest.raises(ValueError, match=message):
-        attention(q, q, q, sin, sin, implementation=implementation)
+        attention(jnp.stack([q, q, q], 2), sin, sin, implementation=implementation)
 
 
 @pytest.mark.parametrize("scale", [1, 30])

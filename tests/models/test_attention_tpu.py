@@ -4,12 +4,12 @@ It needs libtpu beside jaxlib (0.0.52 for 0.10.2) and JAX_PLATFORMS=cpu.
 """
 
 import jax
-import numpy as np
 import pytest
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import NamedSharding, PartitionSpec as P
 
-from dinov3_jax.distributed.mesh import AXES
+from dinov3_jax.config import MeshConfig
+from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.distributed.sharding import BATCH_AXES
 from dinov3_jax.models.attention import attention, platform
 from tests import collectives
@@ -38,7 +38,7 @@ def chips(request, monkeypatch):
         "XLA_FLAGS", raising=False
     )  # of conftest.py, for the CPU: libtpu ends the process at them
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    return Mesh(np.array(devices).reshape(1, 4, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    return make_mesh(MeshConfig(1, 4, 1, 1), list(devices))
 
 
 # Crops of 256 and 112 pixels of the 7B, a global crop of the ViT-L; then high resolution: crops of
@@ -57,17 +57,17 @@ def chips(request, monkeypatch):
 def test_kernel_compiles_where_auto_is_asked_for(chips, T, A, C, images):
     """Forward and backward fit into VMEM and talk to nobody; no [T, T] array is left in HBM."""
 
-    def run(q, k, v, sin, cos, dout):
-        call = lambda q, k, v: attention(q, k, v, sin, cos, implementation="auto")  # noqa: E731
-        out, vjp = jax.vjp(call, q, k, v)
+    def run(qkv, sin, cos, dout):
+        out, vjp = jax.vjp(lambda qkv: attention(qkv, sin, cos, implementation="auto"), qkv)
         return out, *vjp(dout)
 
     with jax.set_mesh(chips):
         assert platform() == "tpu"
         sharding = NamedSharding(chips, P(BATCH_AXES))
-        x = jax.ShapeDtypeStruct((images, T, A, C), "bfloat16", sharding=sharding)
+        qkv = jax.ShapeDtypeStruct((images, T, 3, A, C), "bfloat16", sharding=sharding)
+        dout = jax.ShapeDtypeStruct((images, T, A, C), "bfloat16", sharding=sharding)
         sin = jax.ShapeDtypeStruct((4, T - 5, C), "float32", sharding=sharding)
-        compiled = jax.jit(run).lower(x, x, x, sin, sin, x).compile()
+        compiled = jax.jit(run).lower(qkv, sin, sin, dout).compile()
     program = compiled.as_text()
     assert program.count('custom_call_target="tpu_custom_call"') == 2
     assert not collectives.find(program)

@@ -47,6 +47,21 @@ def test_norm_statistics_are_float32_under_bfloat16(norm):
     np.testing.assert_allclose(got[0, :2].astype(jnp.float32), wanted, rtol=2**-8)
 
 
+@pytest.mark.parametrize("on", ["cpu", "tpu"])
+def test_bias_gradient_sums_over_all_tokens_in_float32(on, monkeypatch):
+    """A bfloat16 sum of 2 · 3 · 500 ones would stop at 256; eight rows of ones count once."""
+    monkeypatch.setattr(layers, "platform", lambda: on)
+    x, bias = jnp.ones((2, 3, 500, 4), jnp.bfloat16), jnp.zeros(4)
+    weights = jnp.asarray([1, 2, 0, -1], jnp.bfloat16)
+    out, vjp = jax.vjp(layers.add_bias, x, bias + 0.5)
+    dx, dbias = vjp(jnp.broadcast_to(weights, x.shape))
+    assert out.dtype == jnp.bfloat16
+    assert dbias.dtype == jnp.float32
+    np.testing.assert_array_equal(out.astype("float32"), 1.5)
+    np.testing.assert_array_equal(dx.astype("float32"), np.broadcast_to([1, 2, 0, -1], x.shape))
+    np.testing.assert_array_equal(dbias, [3000, 6000, 0, -3000])
+
+
 def test_layerscale():
     module = layers.LayerScale(16, 1e-5, dtype="float32")
     x = jnp.asarray(det(3, 16))
