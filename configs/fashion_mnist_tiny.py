@@ -1,16 +1,18 @@
 """Fashion-MNIST on a laptop: the whole of stage 1 in minutes. `make pretrain` runs it.
 
 Command: dinov3 train --config=configs/fashion_mnist_tiny.py --workdir=DIR
-Hardware: two CPU cores, minutes; docs/results.md has the times and what it reaches.
+Hardware: two CPU cores, 6 minutes with installation. k-NN 75 -> 84 % (raw pixels 79 to 82 %), three seeds;
+docs/results.md has more.
 
 What a short run of tiny pictures changes, and why:
-- iBOT weighs 0.3: of four patches one or two are masked, a poor riddle (at 1 it costs half a point);
+- iBOT weighs 0.3: of four patches one or two are masked, a poor riddle (at 1 it costs half a
+  point);
 - prototypes start with logits of standard deviation 0.02, which only long training enlarges; a
   teacher temperature of 0.015 makes targets say something from the first steps (at 0.05 they stay
   near uniform);
 - LayerScale starts at 1, not 1e-5, and patch embedding and all blocks learn at the full rate;
-- batches of 32 and a peak rate of 3e-4: more steps for the same images, each a small one (1e-3 costs
-  two points of k-NN);
+- batches of 32 and a peak rate of 3e-4: more steps for the same images, each a small one (1e-3
+  costs two points of k-NN);
 - patches of half a side: four tokens hold where things are, and CLS, which has no place of its own,
   can read them one by one (patches of a quarter cost two points);
 - no hue, saturation, grey (the pictures have no colour), less blur (28 pixels have no detail to

@@ -82,7 +82,7 @@ def _find(name, weights):
 
 
 def _of_files(place, row, asked, rope_periods):
-    head = released.HEADS.get(files.digest_in_name(place.name))
+    head = released.HEADS.get(files.digest_in_name(place.name) or "")
     if head is not None:
         raise WeightsError(f"{place.name} is {head}, no backbone")
     contents = files.read(place)
