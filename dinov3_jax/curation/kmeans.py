@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from dinov3_jax.curation.stream import ROWS, check_points, chunks, replicated, tile
 
+CANDIDATES = 8  # drawn for each one kept
 MOVED = 256  # empty clusters moved in one call: bounds the shapes to compile
 
 
@@ -82,12 +83,14 @@ def assign(points, centroids: np.ndarray, *, mesh: Mesh) -> tuple[np.ndarray, np
 
 
 def initial_centroids(points, k: int, *, mesh: Mesh, seed: int, rounds: int = 20) -> np.ndarray:
-    """[k, D] float32 distinct rows of ``points``, far from each other: batched D^2 sampling.
+    """[k, D] float32 distinct rows of ``points``, far from each other: batched greedy D^2 sampling.
 
-    The first is drawn uniformly; each of ``rounds`` rounds then draws (k - 1) / rounds points at
-    once without replacement, with probability in proportion to the squared distance to the nearest
-    one drawn in earlier rounds. One round is random initialisation, k - 1 are k-means++; k-means||
-    is the same idea with more draws than needed. All rounds together cost one Lloyd iteration.
+    The first is drawn uniformly. Each of ``rounds`` rounds adds b = (k - 1) / rounds: it draws
+    ``CANDIDATES`` b points at once without replacement, with probability in proportion to the
+    squared distance d_i to the nearest one of earlier rounds, gives each point to its nearest
+    candidate and keeps the b candidates of largest gain ``sum_i max(d_i - |x_i - c|^2, 0)`` over
+    the points given to them. k-means++ does so one at a time, k-means|| draws batches and thins
+    them out at the end. All rounds together cost ``CANDIDATES + 1`` Lloyd iterations.
     """
     check_points("points", points)
     n = len(points)
@@ -99,19 +102,19 @@ def initial_centroids(points, k: int, *, mesh: Mesh, seed: int, rounds: int = 20
         raise ValueError(f"rounds is {rounds}, wanted at least 1")
     rng = np.random.default_rng(seed)
     batch = rng.integers(n, size=1)
-    chosen = [batch]
-    nearest = np.full(n, np.inf, np.float32)
-    drawn = np.zeros(n, bool)
-    sizes = [len(part) for part in np.array_split(np.arange(k - 1), min(rounds, max(k - 1, 1)))]
-    for size in sizes if k > 1 else []:
-        placed = place_centroids(_rows(points, batch), mesh)
-        _, distances, *_ = _pass(points, placed, len(batch), mesh, update=False)
-        nearest = np.minimum(nearest, distances)
-        drawn[batch] = True
+    chosen, nearest = [batch], np.full(n, np.inf)
+    taken = np.zeros(n, bool)
+    for part in np.array_split(np.arange(k - 1), min(rounds, k - 1)) if k > 1 else []:
+        nearest = np.minimum(nearest, assign(points, _rows(points, batch), mesh=mesh)[1])
+        taken[batch] = True
         # The smallest of Exp(1) / weight: a draw without replacement. Weight 0 comes last.
-        keys = rng.exponential(size=n) / np.maximum(nearest.astype(np.float64), 1e-300)
-        keys[drawn] = np.inf
-        batch = np.sort(np.argpartition(keys, size - 1)[:size])
+        keys = rng.exponential(size=n) / np.maximum(nearest, 1e-300)
+        keys[taken] = np.inf
+        count = min(CANDIDATES * len(part), n - int(taken.sum()))
+        drawn = np.sort(np.argpartition(keys, count - 1)[:count])
+        given, distances = assign(points, _rows(points, drawn), mesh=mesh)
+        gain = np.bincount(given, np.maximum(nearest - distances, 0), count)
+        batch = np.sort(drawn[np.argsort(-gain, kind="stable")[: len(part)]])
         chosen.append(batch)
     return _rows(points, np.concatenate(chosen))
 

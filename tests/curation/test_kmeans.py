@@ -55,8 +55,8 @@ def test_lloyd_equals_numpy_in_float64():
 @pytest.mark.parametrize("k", [3, 300])  # fewer clusters than devices; tiles on two of them
 def test_one_and_eight_devices_agree_to_the_bit(k):
     points = blobs(n=9001)  # more than one chunk, the last one filled up
-    one = kmeans(points, k, mesh=mesh_of(1), seed=0, iterations=3)
-    eight = kmeans(points, k, mesh=mesh_of(8), seed=0, iterations=3)
+    one = kmeans(points, k, mesh=mesh_of(1), seed=0, rounds=3, iterations=3)
+    eight = kmeans(points, k, mesh=mesh_of(8), seed=0, rounds=3, iterations=3)
     for a, b in zip(one, eight):
         np.testing.assert_array_equal(a, b)
 
@@ -79,8 +79,8 @@ def test_points_stream_from_disk(tmp_path):
     np.save(tmp_path / "points.npy", points)
     mapped = np.load(tmp_path / "points.npy", mmap_mode="r")
     for a, b in zip(
-        kmeans(points, 10, mesh=mesh_of(1), seed=0, iterations=3),
-        kmeans(mapped, 10, mesh=mesh_of(1), seed=0, iterations=3),
+        kmeans(points, 10, mesh=mesh_of(1), seed=0, rounds=3, iterations=3),
+        kmeans(mapped, 10, mesh=mesh_of(1), seed=0, rounds=3, iterations=3),
     ):
         np.testing.assert_array_equal(a, b)
 
