@@ -53,15 +53,26 @@ def kmeans(
     centroids = place_centroids(start, mesh)
     before = None
     for _ in range(iterations):
-        assignments, distances, sums, counts = _pass(points, centroids, k, mesh, update=True)
+        moved, assignments, distances = lloyd_iteration(points, centroids, k, mesh=mesh)
         if before is not None and np.array_equal(assignments, before):
             break
-        centroids = _means(sums, counts, centroids)
-        centroids = _fill_empty(points, centroids, assignments, distances, k, mesh)
-        before = assignments
+        centroids, before = moved, assignments
     else:
         assignments, distances, *_ = _pass(points, centroids, k, mesh, update=False)
     return Clusters(replicated(centroids, mesh)[:k], assignments, distances)
+
+
+def lloyd_iteration(
+    points, centroids: jax.Array, k: int, *, mesh: Mesh
+) -> tuple[jax.Array, np.ndarray, np.ndarray]:
+    """(moved centroids, assignments to the ones given [n], squared distances [n]), as ``kmeans``.
+
+    Centroids are [K, D] as ``place_centroids`` makes them, k of them real.
+    """
+    assignments, distances, sums, counts = _pass(points, centroids, k, mesh, update=True)
+    moved = _means(sums, counts, centroids)
+    moved = _fill_empty(points, moved, assignments, distances, k, mesh)
+    return moved, assignments, distances
 
 
 def assign(points, centroids: np.ndarray, *, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
