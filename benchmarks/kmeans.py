@@ -1,0 +1,119 @@
+"""One iteration of k-means on a CPU, in turns with Faiss and scikit-learn's MiniBatchKMeans.
+
+All get the same points and starting centroids. Ours and Faiss do one iteration of Lloyd: every
+point to its nearest centroid, every centroid to the mean of its points. MiniBatchKMeans sees every
+point once, in batches, and moves its centroids after each. A rival that is not installed (pip
+install faiss-cpu scikit-learn) is left out, and that is said.
+"""
+
+import argparse
+import functools
+import importlib.util
+import statistics
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.pairs import Make, alternate, ratios
+from benchmarks.report import heading, processor, table
+
+BATCH = 16_384  # of MiniBatchKMeans; its default of 1,024 is slower a point
+PACKAGES = {"Faiss": ("faiss", "faiss-cpu"), "MiniBatchKMeans": ("sklearn", "scikit-learn")}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=1_000_000)
+    parser.add_argument("--width", type=int, default=256, help="D")
+    parser.add_argument("--clusters", type=int, default=4096, help="k")
+    parser.add_argument("--threads", type=int, default=2, help="processors, the same for all")
+    parser.add_argument("--turns", type=int, default=3)
+    arguments = parser.parse_args()
+    sizes = {"n": arguments.points, "D": arguments.width, "k": arguments.clusters}
+    makes: dict[str, Make] = {"ours": functools.partial(make_ours, **sizes)}
+    for name, make in (("Faiss", make_faiss), ("MiniBatchKMeans", make_minibatch)):
+        if importlib.util.find_spec(PACKAGES[name][0]) is None:
+            print(f"{name} is left out: pip install {PACKAGES[name][1]} to compare with it.")
+        else:
+            makes[name] = functools.partial(make, **sizes)
+    timings = alternate(makes, threads=arguments.threads, rounds=arguments.turns)
+    packages = [PACKAGES[name][1] for name in makes if name in PACKAGES]
+    print(heading(processor(), "jax", *packages))
+    print(
+        f"{arguments.points:,} points x {arguments.width}, k = {arguments.clusters:,}, "
+        f"{arguments.threads} threads, {arguments.turns} turns\n"
+    )
+    print(table(COLUMNS, [row(name, timings) for name in makes]))
+
+
+COLUMNS = ("", "s an iteration", "CPU-s", "its s / ours", "range", "its CPU-s / ours", "range")
+
+
+def row(name: str, timings: dict) -> list[str]:
+    """Above 1: ours is faster."""
+    its, ours = timings[name], timings["ours"]
+    cells = [name, f"{statistics.median(its.wall):.2f}", f"{statistics.median(its.cpu):.2f}"]
+    for pair in ((its.wall, ours.wall), (its.cpu, ours.cpu)):
+        middle, low, high = ratios(*pair)
+        cells += [f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+    return cells
+
+
+def draw(n: int, D: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(points [n, D], k of them) float32: unit vectors around k others."""
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((k, D), np.float32)[rng.integers(0, k, n)]
+    points += rng.standard_normal((n, D), np.float32)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return points, points[rng.choice(n, k, replace=False)].copy()
+
+
+def make_ours(threads: int, *, n: int, D: int, k: int) -> Callable[[], np.ndarray]:
+    import jax
+    from jax.sharding import AxisType
+
+    from dinov3_jax.curation.kmeans import lloyd_iteration, place_centroids
+
+    del threads  # the process is pinned to that many processors, and XLA counts them
+    mesh = jax.make_mesh((1,), ("all",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    points, start = draw(n, D, k)
+
+    def step():
+        moved, *_ = lloyd_iteration(points, place_centroids(start, mesh), k, mesh=mesh)
+        return np.asarray(moved)[:k]
+
+    return step
+
+
+def make_faiss(threads: int, *, n: int, D: int, k: int) -> Callable[[], np.ndarray]:
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    points, start = draw(n, D, k)
+
+    def step():
+        # No subsample of the points, which it takes by default.
+        model = faiss.Kmeans(D, k, niter=1, max_points_per_centroid=n, min_points_per_centroid=1)
+        model.train(points, init_centroids=start)
+        return model.centroids
+
+    return step
+
+
+def make_minibatch(threads: int, *, n: int, D: int, k: int) -> Callable[[], np.ndarray]:
+    from sklearn.cluster import MiniBatchKMeans
+
+    del threads  # OMP_NUM_THREADS is set, see pairs.py
+    points, start = draw(n, D, k)
+
+    def step():
+        model = MiniBatchKMeans(k, init=start, n_init=1, reassignment_ratio=0)
+        for first in range(0, n, BATCH):
+            model.partial_fit(points[first : first + BATCH])
+        return model.cluster_centers_
+
+    return step
+
+
+if __name__ == "__main__":
+    main()

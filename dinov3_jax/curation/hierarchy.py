@@ -1,0 +1,86 @@
+"""Hierarchical k-means: clusters of clusters, each level flatter than the density below it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from dinov3_jax.curation.kmeans import Clusters, assign, kmeans
+from dinov3_jax.curation.sampling import rank_within
+
+
+class Level(NamedTuple):
+    """How one level is made."""
+
+    clusters: int  # k
+    resamplings: int = 0  # further clusterings of a flattened sample; 0: none
+    kept: int = 2  # members a cluster in that sample, about half of its mean size
+
+
+def hierarchy(
+    points, levels: Sequence[Level], *, mesh: Mesh, seed: int, iterations: int = 50
+) -> list[Clusters]:
+    """Level 1 clusters ``points`` [n, D]; level l the centroids of level l - 1, unweighted.
+
+    A resampling takes the ``kept`` members nearest to each centroid, clusters those afresh and
+    assigns all inputs of the level to the new centroids: dense regions get no more centroids than
+    they have clusters. Clusters that end empty are dropped, so that a level may have fewer.
+
+    Args:
+      points: as ``kmeans``.
+      levels: lowest first, each with fewer clusters than the one below has.
+      mesh, iterations: as ``kmeans``.
+      seed: the same seed gives the same tree; every clustering draws from its own stream.
+
+    Returns:
+      One ``Clusters`` a level, lowest first; ``[c.assignments for c in ...]`` are the ``levels`` of
+      ``sampling.balanced_sample``.
+
+    Raises:
+      ValueError: no levels, clusters that do not decrease, a ``kept`` below 2 or ``resamplings``
+        below 0; as ``kmeans``.
+    """
+    if len(levels) == 0:
+        raise ValueError("there are 0 levels, wanted at least 1")
+    above = len(points)
+    for number, level in enumerate(levels, 1):
+        if level.clusters >= above:
+            raise ValueError(
+                f"level {number} asks for {level.clusters} clusters of {above} inputs; wanted "
+                "fewer clusters than inputs"
+            )
+        if level.resamplings < 0 or level.kept < 2:
+            raise ValueError(
+                f"level {number} has resamplings {level.resamplings}, kept {level.kept}; wanted "
+                "at least 0 and 2"
+            )
+        above = level.clusters
+    made = []
+    for level, own in zip(levels, np.random.SeedSequence(seed).spawn(len(levels))):
+        clusters = _cluster(points, level, mesh, own, iterations)
+        made.append(clusters)
+        points = clusters.centroids
+    return made
+
+
+def nearest_members(clusters: Clusters, kept: int) -> np.ndarray:
+    """Ascending int64 [<= clusters x kept]: the ``kept`` members nearest to each centroid."""
+    return np.flatnonzero(rank_within(clusters.assignments, clusters.distances) < kept)
+
+
+def without_empty(clusters: Clusters) -> Clusters:
+    """The clusters that have a member, renumbered in order."""
+    full, assignments = np.unique(clusters.assignments, return_inverse=True)
+    return Clusters(clusters.centroids[full], assignments.astype(np.int32), clusters.distances)
+
+
+def _cluster(points, level, mesh, seed, iterations):
+    seeds = [int(s) for s in seed.generate_state(level.resamplings + 1)]
+    k = level.clusters
+    clusters = kmeans(points, k, mesh=mesh, seed=seeds[0], iterations=iterations)
+    for again in seeds[1:]:
+        sample = np.asarray(points[nearest_members(clusters, level.kept)])
+        fresh = kmeans(sample, k, mesh=mesh, seed=again, iterations=iterations)
+        clusters = Clusters(fresh.centroids, *assign(points, fresh.centroids, mesh=mesh))
+    return without_empty(clusters)

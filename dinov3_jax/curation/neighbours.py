@@ -1,0 +1,113 @@
+"""Exact nearest neighbours by cosine on a mesh: the pool streams past the queries, sharded."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+
+from dinov3_jax.curation.stream import ROWS, check_points, chunks
+
+QUERIES = 8  # row tiles of queries that one reading of the pool serves
+
+
+def nearest(queries, pool, k: int, *, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows of ``pool`` most similar to each query, by ``cos(q, p) = q.p / (|q| |p|)``.
+
+    Similarity falls along k; among equals the lower index comes first, on any number of devices. A
+    row of zeros has cosine 0 to everything. The pool is read once for every ``ROWS * QUERIES``
+    queries.
+
+    Args:
+      queries: [q, D] float, array or ``np.memmap``; see ``stream.chunks``.
+      pool: [n, D] float, likewise.
+      k: neighbours, 1 to n.
+      mesh: all its devices share the pool, whatever the names of its axes.
+
+    Returns:
+      (index [q, k] int32, cosine [q, k] float32).
+
+    Raises:
+      ValueError: k out of range, other widths, nothing to search, rows that are not finite.
+    """
+    check_points("queries", queries)
+    check_points("pool", pool)
+    if queries.shape[1] != pool.shape[1]:
+        raise ValueError(
+            f"queries have width D = {queries.shape[1]}, the pool has {pool.shape[1]}; "
+            "take both from the same model"
+        )
+    if not 1 <= k <= len(pool):
+        raise ValueError(f"k is {k}, the pool has {len(pool)} rows; wanted 1 to {len(pool)}")
+    index = np.empty((len(queries), k), np.int32)
+    cosine = np.empty((len(queries), k), np.float32)
+    block = ROWS * QUERIES
+    for start in range(0, len(queries), block):
+        rows = np.asarray(queries[start : start + block], np.float32)
+        if not np.isfinite(rows).all():
+            bad = start + int(np.argmin(np.isfinite(rows).all(axis=1)))
+            raise ValueError(f"queries: row {bad} is not finite; leave that image out")
+        filled = np.pad(rows, ((0, -len(rows) % ROWS), (0, 0)))
+        best = (
+            np.full((len(filled), k), -np.inf, np.float32),
+            np.zeros((len(filled), k), np.int32),
+        )
+        for first, real, chunk in chunks("pool", pool, mesh):
+            best = _search(filled, chunk, first, real, *best, mesh=mesh)
+        cosine[start : start + len(rows)] = np.asarray(best[0])[: len(rows)]
+        index[start : start + len(rows)] = np.asarray(best[1])[: len(rows)]
+    return index, cosine
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _search(queries, pool, first, real, cosine, index, *, mesh):
+    """The best so far [q, k] and a chunk [m, D] of the pool, from row ``first`` on -> the best."""
+    axes, k = mesh.axis_names, cosine.shape[1]
+
+    def local(queries, pool, first, real):
+        row = jax.lax.axis_index(axes) * len(pool) + jnp.arange(len(pool))
+        tiles = (
+            _unit(pool).reshape(-1, ROWS, pool.shape[1]),
+            row.reshape(-1, ROWS),
+        )
+
+        def search(queries):  # [ROWS, D]
+            def compare(best, tile):
+                rows, row = tile
+                # "highest": TPUs and recent GPUs would round the inputs.
+                new = jnp.matmul(queries, rows.T, precision="highest")  # [ROWS, ROWS]
+                new = jnp.where(row < real, new, -jnp.inf)  # filling is never found
+                row = jnp.broadcast_to(first + row, new.shape)
+                return _best(best, (new, row), k), None
+
+            nothing = (jnp.full((ROWS, k), -jnp.inf), jnp.zeros((ROWS, k), jnp.int32))
+            return jax.lax.scan(compare, nothing, tiles)[0]
+
+        found = jax.lax.map(search, _unit(queries).reshape(-1, ROWS, queries.shape[1]))
+        found = jax.tree.map(lambda x: x.reshape(-1, k), found)
+        # The devices hold ascending rows: side by side in their order, the lower row is first.
+        side_by_side = lambda x: jax.lax.all_gather(x, axes, axis=1, tiled=True)  # noqa: E731
+        return jax.tree.map(side_by_side, found)
+
+    found = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(P(), P(axes), P(), P()),
+        out_specs=P(),
+        check_vma=False,  # it cannot see that what all_gather gives is the same everywhere
+    )(queries, pool, first, real)
+    return _best((cosine, index), found, k)
+
+
+def _best(left, right, k):
+    """The k largest of two (value, row) [q, *]; ``top_k`` keeps the first among equals."""
+    value = jnp.concatenate([left[0], right[0]], axis=1)
+    row = jnp.concatenate([left[1], right[1]], axis=1)
+    value, place = jax.lax.top_k(value, k)
+    return value, jnp.take_along_axis(row, place, axis=1)
+
+
+def _unit(x):
+    x = x.astype(jnp.float32)
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
