@@ -8,7 +8,7 @@ PHOTOS ?= ../shared/photos
 STAGES ?= runs/stages
 DINOV3 := $(RUN) -m dinov3_jax
 
-.PHONY: pretrain test stages parity export-tests hosts lint bench bench-data bench-students bench-torch
+.PHONY: pretrain test stages parity export-tests beam-tests hosts lint bench bench-data bench-students bench-torch
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +50,10 @@ parity: $(VENV)/.installed  ## against PyTorch and transformers (CPU builds do)
 export-tests: $(VENV)/.installed  ## SavedModel and ONNX files, run by TensorFlow and onnxruntime
 	$(RUN) -m pip install --quiet -e .[savedmodel,onnx]
 	$(RUN) -m pytest -q -m export
+
+beam-tests: $(VENV)/.installed  ## dinov3 shards pack on Apache Beam's local runner
+	$(RUN) -m pip install --quiet -e .[beam,parquet]
+	$(RUN) -m pytest -q -m beam
 
 hosts: $(VENV)/.installed  ## whole runs of several processes on this machine, killed and resumed
 	$(RUN) -m pytest -q -m hosts

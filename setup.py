@@ -32,6 +32,7 @@ setup(
         "stablehlo": ["flatbuffers"],
         "savedmodel": ["tensorflow"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+        "beam": ["apache-beam"],  # dinov3 shards pack
         "dev": [
             "flatbuffers",  # dinov3 export --to=stablehlo
             "pyright",

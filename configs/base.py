@@ -188,9 +188,15 @@ def get_config():
     optim.freeze_backbone = 0  # steps with lr 0 on the backbone: fresh heads on trained weights
 
     config.data = data = ml_collections.ConfigDict()
-    data.source = "folder"  # "folder" | "shards" | "tfds" | "fashion_mnist"
-    data.path = ""  # folder, shard folder, or TFDS "name:split"; "" for fashion_mnist: find it
+    # "folder" | "shards" | "tar" | "parquet" | "manifest" | "tfds" | "fashion_mnist"
+    data.source = "folder"
+    data.path = ""  # of it; of tfds "name:split"; "" for fashion_mnist: find it
     data.labels = "none"  # "none" | "folders" (class = parent folder); the loss never sees them
+    # Several sources instead of those: ((name, source, path, weight), ...). Each image of a mixed
+    # step comes from one of them, as often as its weight says.
+    data.mixture = optional(tuple)
+    # ((name, share), ...): shares of steps whose images are all from one source; None: no such step
+    data.homogeneous = optional(tuple)
     data.augment = "device"  # "device": JAX, from a uint8 canvas | "host": OpenCV
     data.canvas = 576  # pixels, side of the canvas; larger images are shrunk into it
     data.threads = 8  # reader threads in this process

@@ -210,6 +210,8 @@ class DataConfig:
     source: str
     path: str
     labels: str
+    mixture: tuple[tuple[str, str, str, float], ...] | None
+    homogeneous: tuple[tuple[str, float], ...] | None
     augment: str
     canvas: int
     threads: int

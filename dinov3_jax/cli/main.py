@@ -23,6 +23,8 @@ VERBS = {
     "--out=DIR",
     "view": "pictures of what a model sees: dinov3 view pca IMAGE ... --model=NAME --out=DIR",
     "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
+    "shards": "images as ArrayRecord shards: dinov3 shards pack --data=FOLDER --out=DIR; inspect, "
+    "verify",
     "export": "a model for other programs: dinov3 export --model=NAME --to=onnx --out=FILE",
 }
 _USAGE = "usage: dinov3 VERB [options]; dinov3 VERB --help explains one\n\n" + "\n".join(

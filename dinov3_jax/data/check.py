@@ -2,7 +2,8 @@
 
 import math
 
-from dinov3_jax.config import ConfigError, CropConfig, TrainConfig, VitConfig
+from dinov3_jax.config import ConfigError, CropConfig, DataConfig, TrainConfig, VitConfig
+from dinov3_jax.data.mixture import BLOCK, quotas
 from dinov3_jax.data.resolution import crops_at
 
 
@@ -20,6 +21,7 @@ def check_config(config: TrainConfig):
     }
     for name, value in positive.items():
         _require(value >= 1, f"{name} is {value}, wanted at least 1")
+    _check_mixture(data)
     _check_crop_sizes(config)
     _require(
         batch.images % batch.group == 0,
@@ -50,6 +52,55 @@ def check_config(config: TrainConfig):
         0 <= ibot.mask_probability <= 1,
         f"ibot.mask_probability is {ibot.mask_probability}, wanted 0..1",
     )
+
+
+def _check_mixture(data: DataConfig):
+    if data.mixture is None:
+        _require(
+            data.homogeneous is None,
+            f"data.homogeneous is {data.homogeneous}, but data.mixture is None; list the sources "
+            "there, or set data.homogeneous to None",
+        )
+        return
+    _require(
+        not data.path,
+        f"data.path is {data.path!r}, but data.mixture names the data; set one of the two",
+    )
+    names = [name for name, *_ in data.mixture]
+    weights = [weight for *_, weight in data.mixture]
+    chances = dict(data.homogeneous or ())
+    _require(
+        len(set(names)) == len(names) >= 1 and all(names),
+        f"data.mixture has the sources {names}, wanted at least one, each with a name of its own",
+    )
+    _require(
+        set(chances) <= set(names) and len(chances) == len(data.homogeneous or ()),
+        f"data.homogeneous is {data.homogeneous}, wanted names of data.mixture, each once: {names}",
+    )
+    shares = list(chances.values())
+    _require(
+        all(share > 0 for share in shares) and sum(shares) <= 1 + 1e-9,
+        f"data.homogeneous has the shares {shares}, wanted all above 0 and a sum of at most 1",
+    )
+    mixed = sum(shares) < 1 - 1e-9
+    _require(
+        min(weights) >= 0 and sum(weights) < math.inf and (sum(weights) > 0 or not mixed),
+        f"data.mixture has the weights {weights}, wanted none below 0 and a sum above 0",
+    )
+    for name, weight in zip(names, weights):
+        _require(
+            weight > 0 or name in chances,
+            f"source {name!r} of data.mixture is never drawn: its weight is 0 and data.homogeneous "
+            "does not name it; leave it out or give it a share",
+        )
+    drawn = [*zip(names, quotas(weights), weights)] if mixed else []
+    drawn += [(name, quotas([share, 1 - share])[0], share) for name, share in chances.items()]
+    for name, quota, share in drawn:
+        _require(
+            quota > 0 or share == 0,
+            f"source {name!r} has {share:g}, less than half of 1/{BLOCK} of the whole, and would "
+            "never be drawn; give it more, or join it to another source",
+        )
 
 
 def _check_crop_sizes(config: TrainConfig):

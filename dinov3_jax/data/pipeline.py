@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from dinov3_jax.config import TrainConfig
-from dinov3_jax.data import crops, masking, order
+from dinov3_jax.data import crops, masking, mixture, order
 from dinov3_jax.data.canvas import place
 from dinov3_jax.data.check import check_config
 from dinov3_jax.data.decode import decode
@@ -52,11 +52,13 @@ def train_batches(
     With ``crops.mixture`` the sizes H, h, g, and N and M with H, are those of the step:
     ``crops_at(config.crops, resolution_at(config, step))``.
 
-    An unreadable record is logged with its reason and replaced by one that depends on (seed,
-    sample, attempt) alone. ``data.threads`` beyond ``data.buffer`` times s stay idle, because a
-    thread loads a group at a time. With ``data.workers`` the caller's main module must be
-    importable without effects (``if __name__ == "__main__":``). ``close()`` the iterator to stop
-    its readers early.
+    With ``data.mixture`` the images come from several sources: ``mixture.records_at``.
+
+    An unreadable record is logged with its reason and replaced by one, of the same source, that
+    depends on (seed, sample, attempt) alone. ``data.threads`` beyond ``data.buffer`` times s stay
+    idle, because a thread loads a group at a time. With ``data.workers`` the caller's main module
+    must be importable without effects (``if __name__ == "__main__":``). ``close()`` the iterator to
+    stop its readers early.
     Raises ConfigError for a recipe this cannot serve, SourceError for a broken data set.
     """
     check_config(config)
@@ -124,11 +126,11 @@ def _load_group(
     group = groups[local]
     sizes = crops_at(config.crops, resolution_at(config, step))
     config = dataclasses.replace(config, crops=sizes)
-    first = step * config.batch.images + group * config.batch.group
-    samples = range(first, first + config.batch.group)
-    records = order.record_index(samples, size=len(source), seed=config.seed)
+    slots = range(group * config.batch.group, (group + 1) * config.batch.group)
+    samples = [step * config.batch.images + slot for slot in slots]
+    records = mixture.records_at(source, config, step, slots)
     load = _load_crops if config.data.augment == "host" else _load_canvas
-    images = load(source, config, samples, records.tolist())
+    images = load(source, config, samples, records)
     return {**images, **_draw_masks(config, step, group)}
 
 
@@ -181,7 +183,7 @@ def _read(source: Source, seed: int, sample: int, record: int, *, enough: int = 
     """Pixels for ``sample``, and which record they are after how many unreadable ones."""
     for attempt in range(_MAX_FAILURES):
         if attempt:
-            record = order.hashed(len(source), seed, "replacement", sample, attempt)
+            record = mixture.replacement(source, record, seed, "replacement", sample, attempt)
         image = _decode(source, record, enough=enough)
         if image is not None:
             return image, {"record": np.int64(record), "skipped": np.int32(attempt)}

@@ -1,7 +1,8 @@
 """What every kind of data set gives: records of images by number."""
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -48,3 +49,10 @@ def fingerprint(lines: Iterable[str]) -> str:
     for line in lines:
         digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()
+
+
+def check_ids(ids: Sequence[str], path: str):
+    """Raises SourceError if two records of ``path`` have one id."""
+    if len(set(ids)) < len(ids):
+        (twice, count), *_ = Counter(ids).most_common(1)
+        raise SourceError(f"{path} has the id {twice!r} {count} times; give each image its own")

@@ -4,28 +4,52 @@ import glob
 import os
 
 from dinov3_jax.config import ConfigError, DataConfig
-from dinov3_jax.data import fashion_mnist, folder, shards, tfds
+from dinov3_jax.data import (
+    fashion_mnist,
+    folder,
+    manifest,
+    mixture,
+    parquet,
+    shards,
+    tar,
+    tfds,
+)
 from dinov3_jax.data.record import Record, Source, SourceError
 
-__all__ = ["Record", "Source", "SourceError", "open_images", "open_source"]
+__all__ = ["KINDS", "Record", "Source", "SourceError", "open_images", "open_kind", "open_source"]
+
+
+KINDS = ("folder", "shards", "tar", "parquet", "manifest", "tfds", "fashion_mnist")
 
 
 def open_source(data: DataConfig) -> Source:
-    """Opens ``data.path`` as ``data.source`` says: folder, shards, tfds or fashion_mnist."""
-    if data.labels not in ("none", "folders"):
-        raise ConfigError(f"data.labels is {data.labels!r}, wanted 'none' or 'folders'")
-    match data.source:
+    """The data set of a recipe: ``data.path`` or, all its parts as one, ``data.mixture``."""
+    if data.mixture is None:
+        return open_kind(data.source, data.path, labels=data.labels)
+    parts = {name: open_kind(kind, path, labels="none") for name, kind, path, _ in data.mixture}
+    return mixture.join(parts)
+
+
+def open_kind(kind: str, path: str, *, labels: str) -> Source:
+    """Opens ``path`` as one of ``KINDS``; labels: of a folder, "none" or "folders"."""
+    if labels not in ("none", "folders"):
+        raise ConfigError(f"data.labels is {labels!r}, wanted 'none' or 'folders'")
+    match kind:
         case "folder":
-            return folder.open_folders(data.path, labelled=data.labels == "folders")
+            return folder.open_folders(path, labelled=labels == "folders")
         case "shards":
-            return shards.open_shards(data.path)
+            return shards.open_shards(path)
+        case "tar":
+            return tar.open_tars(path)
+        case "parquet":
+            return parquet.open_parquet(path)
+        case "manifest":
+            return manifest.open_manifest(path)
         case "tfds":
-            return tfds.open_tfds(data.path)
+            return tfds.open_tfds(path)
         case "fashion_mnist":
-            return fashion_mnist.open_fashion_mnist(data.path)
-    raise ConfigError(
-        f"data.source is {data.source!r}, wanted 'folder', 'shards', 'tfds' or 'fashion_mnist'"
-    )
+            return fashion_mnist.open_fashion_mnist(path)
+    raise ConfigError(f"data.source is {kind!r}, wanted {', '.join(map(repr, KINDS))}")
 
 
 def open_images(path: str) -> Source:

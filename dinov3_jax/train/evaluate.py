@@ -15,7 +15,7 @@ from dinov3_jax.config import ConfigError, TrainConfig
 from dinov3_jax.data import order
 from dinov3_jax.data.crops import resize
 from dinov3_jax.data.pipeline import eval_images
-from dinov3_jax.data.sources import Source, SourceError, open_source
+from dinov3_jax.data.sources import Source, SourceError, open_kind
 from dinov3_jax.distributed import agree
 from dinov3_jax.distributed.mesh import alone, batch_shards, global_batch, local_shards
 from dinov3_jax.evals import health
@@ -51,7 +51,8 @@ def load_eval_data(config: TrainConfig, source: Source) -> EvalData:
     """Reads the images once, centre crops at the global crop size."""
     settings, size = config.eval, config.crops.global_size
     chosen = _sample(len(source), settings.health_images, config.seed)
-    images = _readable(source, chosen, size, config.data.path)[0]
+    name = config.data.path if config.data.mixture is None else "data.mixture"
+    images = _readable(source, chosen, size, name)[0]
     if settings.source == "none":
         return EvalData(images, None)
     opened, picked = [], []
@@ -59,8 +60,7 @@ def load_eval_data(config: TrainConfig, source: Source) -> EvalData:
         (settings.bank, settings.bank_size),
         (settings.queries, settings.query_size),
     ):
-        data = dataclasses.replace(config.data, source=settings.source, path=path, labels="folders")
-        opened.append(open_source(data))
+        opened.append(open_kind(settings.source, path, labels="folders"))
         picked.append(_sample(len(opened[-1]), limit, config.seed))
     if settings.bank == settings.queries:  # one labelled set: every fifth image is a query
         both = _sample(len(opened[0]), settings.bank_size + settings.query_size, config.seed)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from dinov3_jax import checkpoint
 from dinov3_jax.config import TrainConfig
+from dinov3_jax.data.mixture import images_seen
 from dinov3_jax.data.pipeline import train_batches
 from dinov3_jax.data.resolution import resolution_at
 from dinov3_jax.data.sources import Source, open_source
@@ -130,7 +131,7 @@ def _run(
                     clock.restart(number + 1)  # the first step is slow
                 rates = None
                 if (number + 1) % shared.log.every == 0 or (last and not pending):
-                    rates = clock.rates(number + 1)
+                    rates = clock.rates(number + 1) | images_seen(shared, number + 1)
                 for s in then:
                     s.note(number, raw[s.name], records, rates)
                 bar.update(1)

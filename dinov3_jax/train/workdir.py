@@ -43,7 +43,7 @@ def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
             )
         if saved["data"] != source.fingerprint:
             raise ConfigError(
-                f"{workdir} holds a run on other data: the listing of {config.data.path!r} has "
+                f"{workdir} holds a run on other data: the listing of its images has "
                 "changed since it started. Restore the files to resume it, or take another "
                 "--workdir"
             )

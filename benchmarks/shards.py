@@ -1,0 +1,78 @@
+"""Packing and reading shards: images per CPU-second.
+
+    python -m benchmarks.shards --data=FOLDER
+
+Packs the folder in this process, by the function that Beam runs, and reads the shards in random
+order from a warm cache. The ways of reading take turns, and the median round counts.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+
+import msgpack
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from dinov3_jax.data import pack
+from dinov3_jax.data.shards import open_shards
+from dinov3_jax.data.sources import open_kind
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, metavar="FOLDER")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of every row")
+    arguments = parser.parse_args()
+    source = open_kind("folder", arguments.data, labels="none")
+    settings = pack.Settings("folder", "none", source.fingerprint, len(source), 1024, 0, None, None)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
+        for number in pack.begin(settings, folder):
+            pack.write_shard(source, settings, number, folder)
+        manifest = pack.finish(settings, None, folder)
+        seconds = time.process_time() - start
+        kilobytes = manifest["images"]["bytes"]["mean"] / 1e3
+        print(f"{manifest['total']} images of {kilobytes:.1f} KB on average")
+        print(f"{'pack':40}{manifest['total'] / seconds:12.0f} images/CPU-s, {seconds:.1f} CPU-s")
+        rates = read_rates(folder, arguments.rounds)
+    for name, rate in rates.items():
+        print(f"{name:40}{rate:12.0f} images/CPU-s, x {rate / rates['raw records']:.2f}")
+
+
+def read_rates(folder: str, rounds: int) -> dict[str, float]:
+    source = open_shards(folder)
+    order = np.random.default_rng(0).permutation(len(source))
+    shard = np.searchsorted(source.ends, order, side="right")
+    position = order - np.array([0, *source.ends])[shard]
+    readers = [ArrayRecordReader(file, "readahead_buffer_size:0") for file in source.files]
+    places = [(readers[s], p) for s, p in zip(shard, position.tolist())]
+    files = [os.path.join(folder, f"{i}.raw") for i in range(len(source))]
+    for i, file in enumerate(files):
+        with open(file, "wb") as stream:
+            stream.write(source[i].image)
+
+    def read_file(i):
+        with open(files[i], "rb") as stream:
+            return stream.read()
+
+    rows = {
+        "bytes": lambda: [reader.read(p, p + 1)[0] for reader, p in places],
+        "raw records": lambda: [msgpack.unpackb(reader.read(p, p + 1)[0]) for reader, p in places],
+        "ShardSource": lambda: [source[i] for i in order.tolist()],
+        "a folder of files": lambda: [read_file(i) for i in order.tolist()],
+    }
+    seconds = {name: [] for name in rows}
+    for turn in range(rounds + 1):
+        for name, row in rows.items():
+            start = time.process_time()
+            row()
+            if turn:  # the first one warms up
+                seconds[name].append(time.process_time() - start)
+    return {name: len(source) / statistics.median(values) for name, values in seconds.items()}
+
+
+if __name__ == "__main__":
+    main()
