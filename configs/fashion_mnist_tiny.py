@@ -1,8 +1,8 @@
 """Fashion-MNIST on a laptop: the whole of stage 1 in minutes. `make pretrain` runs it.
 
 Command: dinov3 train --config=configs/fashion_mnist_tiny.py --workdir=DIR
-Hardware: two CPU cores, 6 minutes with installation. k-NN 75 -> 84 % (raw pixels 79 to 82 %), three seeds;
-docs/results.md has more.
+Hardware: two CPU cores, 6 minutes with installation. k-NN 75 -> 84 % (raw pixels 79 to 82 %);
+docs/results.md has three seeds.
 
 What a short run of tiny pictures changes, and why:
 - iBOT weighs 0.3: of four patches one or two are masked, a poor riddle (at 1 it costs half a
