@@ -8,9 +8,13 @@ from dinov3_jax.data.pack import Settings, write_shard
 from dinov3_jax.data.record import Source, SourceError
 from dinov3_jax.data.sources import open_kind
 
-# Of Beam's local runner, a thread a core; other runners do not read them. Decoding and writing
+# Of Beam's local runner, a thread a core; other runners ignore the rest. Decoding and writing
 # leave Python free for other threads, and processes take seconds to start.
-_LOCAL = ("--direct_running_mode=multi_threading", "--direct_num_workers=0")
+_LOCAL = (
+    "--runner=FnApiRunner",  # "DirectRunner" is this one or a binary that it tries to download
+    "--direct_running_mode=multi_threading",
+    "--direct_num_workers=0",
+)
 
 
 def write_shards_on_beam(
