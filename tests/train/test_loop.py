@@ -200,3 +200,20 @@ def test_a_few_bad_images_are_counted_and_too_many_stop_the_run(images, tmp_path
     assert "broken" in caplog.text
     generous = tiny_config(folder, **EIGHT, **{"data.max_bad_fraction": 0.9, "steps": 3})
     assert loop.train(generous, tmp_path / "generous")["step"] == 3
+
+
+def test_a_mixture_counts_what_was_seen_of_each_source(images, tmp_path):
+    sources = (
+        ("many", "folder", str(images), 3.0),
+        ("few", "folder", str(write_images(tmp_path / "few", 5)), 1.0),
+    )
+    mixture = {"data.mixture": sources, "data.homogeneous": (("few", 0.25),), "data.path": ""}
+    loop.train(tiny_config("", **EIGHT, **mixture), tmp_path / "run")
+    seen = [
+        (row["step"], row["images_seen/many"], row["images_seen/few"])
+        for row in read_metrics(epath.Path(tmp_path / "run"))
+        if "images_seen/many" in row
+    ]
+    assert seen[-1][0] == 12
+    assert all(many + few == 16 * step for step, many, few in seen)
+    assert 0 < seen[-1][2] < seen[-1][1]
