@@ -78,7 +78,7 @@ class CompleteVitConfig(VitConfig):
     ffn_align: int
     qkv_bias: bool
     # RoPE periods as a file of weights stores them; None: as the rope_* keys say. No recipe key.
-    rope_periods: tuple[float, ...] | None = None
+    rope_periods: tuple[float, ...] | None
 
 
 @dataclasses.dataclass(frozen=True)

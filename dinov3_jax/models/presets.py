@@ -66,7 +66,8 @@ def complete(config: VitConfig, *, section: str = "student") -> CompleteVitConfi
 def _complete_vit(config, section):
     sizes = PRESETS[config.arch]
     given = vars(config)
-    full = CompleteVitConfig(**given | {k: v for k, v in sizes.items() if given[k] is None})
+    missing = {k: v for k, v in sizes.items() if given[k] is None}
+    full = CompleteVitConfig(**{"rope_periods": None, **given, **missing})
     _check_choices(full, section)
     _refuse(config, ("stage_depths", "stage_dims"), section)
     if full.embed_dim % full.num_heads or (full.embed_dim // full.num_heads) % 4:

@@ -64,7 +64,8 @@ def traced_flops(function, *args) -> float:
 def _count(jaxpr) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
-        out = math.prod(equation.outvars[0].aval.shape)
+        # Differentiation leaves calls without results.
+        out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
