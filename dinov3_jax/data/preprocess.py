@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dinov3_jax.data.decode import decode
+from dinov3_jax.data.fit import fit
 
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 
@@ -26,9 +27,9 @@ def preprocess(
     multiples of ``stride`` in pixels; None keeps the image's own, less what is over at the right
     and below. Raises ``ValueError`` for another size or an unreadable image.
     """
-    if size is not None:
-        height, width = (size, size) if isinstance(size, int) else size
-        for side in (height, width):
+    wanted = (size, size) if isinstance(size, int) else size
+    if wanted is not None:
+        for side in wanted:
             if side < stride or side % stride:
                 below = max(side // stride, 1) * stride
                 raise ValueError(
@@ -37,17 +38,7 @@ def preprocess(
                 )
     if isinstance(image, (str, os.PathLike)):
         image = pathlib.Path(image).read_bytes()
-    pixels = decode(image)
-    if size is None:
-        height, width = (side // stride * stride for side in pixels.shape[:2])
-        if not height or not width:
-            raise ValueError(
-                f"image of {pixels.shape[0]} x {pixels.shape[1]} pixels is smaller than one stride "
-                f"of {stride}; give a size"
-            )
-        pixels = pixels[:height, :width]
-    else:
-        resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(resized)
+    how = "crop" if wanted is None else "resize"
+    pixels = fit(decode(image), wanted, how=how, stride=stride, fill=(0, 0, 0)).pixels
     scaled = pixels.astype(np.float32) / 255.0
     return (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)

@@ -75,7 +75,7 @@ def test_other_colours_give_three_channels(photo, mode):
     [
         (np.zeros((50, 50, 3), np.uint8), 250, "nearest to 250 are 240 and 256"),
         (np.zeros((50, 50, 3), np.uint8), (32, 0), "nearest to 0 are 16 and 32"),
-        (np.zeros((50, 9, 3), np.uint8), None, "50 x 9 pixels is smaller than one stride of 16"),
+        (np.zeros((50, 9, 3), np.uint8), None, "50 x 9 pixels is smaller than a patch of 16 x 16"),
         (np.zeros((50, 50, 3), np.float32), 64, "pixels are float32"),
         (b"no image", 64, "unreadable image"),
     ],
