@@ -53,7 +53,7 @@ def claim(out: Path, model: Model, source: Source, settings: Settings) -> None:
     ours = {
         "model": model.name,
         "model config": dataclasses.asdict(model.config),
-        "weights": _digest(model),
+        "weights": weights_digest(model),
         "mean": model.mean,
         "std": model.std,
         "images": len(source),
@@ -80,6 +80,16 @@ def claim(out: Path, model: Model, source: Source, settings: Settings) -> None:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(ours, indent=1) + "\n"
     write_whole(path, lambda draft: _write_text(draft, text))
+
+
+def weights_digest(model: Model) -> str:
+    """Hex sha256 of all parameters and their names: after more steps a run is another model."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+        value = np.ascontiguousarray(leaf)
+        digest.update(f"{path_name(path)} {value.dtype} {value.shape}\n".encode())
+        digest.update(value.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def finished(out: Path, part: int) -> list[dict] | None:
@@ -172,13 +182,3 @@ def _index(out, part):
 
 def _write_text(path, text):
     path.write_text(text)
-
-
-def _digest(model):
-    """Of all parameters and their names: a run whose checkpoint has moved on is another model."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
-        value = np.ascontiguousarray(leaf)
-        digest.update(f"{path_name(path)} {value.dtype} {value.shape}\n".encode())
-        digest.update(value.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
