@@ -20,7 +20,7 @@ from dinov3_jax.config import ConfigError
 from dinov3_jax.evals import results_page
 from dinov3_jax.evals.evaluation import Result
 from dinov3_jax.evals.settings import find
-from dinov3_jax.features.formats import write_whole
+from dinov3_jax.features.formats import write_text, write_whole
 
 
 def finished(out: Path, wanted: dict[str, Any], *, model: str, weights: str) -> set[str]:
@@ -73,7 +73,7 @@ def write(
         "seconds": round(seconds, 1),
         "pictures": [picture.caption for picture in result.pictures],
     }
-    _write_text(out / "results.json", json.dumps(entries, indent=1) + "\n")
+    write_text(out / "results.json", json.dumps(entries, indent=1) + "\n")
     finish(out)
 
 
@@ -89,7 +89,7 @@ def finish(out: Path) -> None:
                 rows.writerows((name, metric, value) for metric, value in entry["metrics"].items())
 
     write_whole(out / "results.csv", write_csv)
-    _write_text(out / "index.html", results_page.page_of(entries, out / "pictures"))
+    write_text(out / "index.html", results_page.page_of(entries, out / "pictures"))
 
 
 def read(out: Path) -> dict[str, dict]:
@@ -123,7 +123,3 @@ def _changes(there: dict, now: dict) -> list[str]:
         for key in sorted(there.keys() | now.keys())
         if there.get(key) != now.get(key)
     ]
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda draft: draft.write_text(text) and None)

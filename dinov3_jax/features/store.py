@@ -21,7 +21,7 @@ import numpy as np
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import Source
 from dinov3_jax.distributed.sharding import path_name
-from dinov3_jax.features.formats import FORMATS, Arrays, write_whole
+from dinov3_jax.features.formats import FORMATS, Arrays, write_text
 from dinov3_jax.models.model import Model
 
 
@@ -79,7 +79,7 @@ def claim(out: Path, model: Model, source: Source, settings: Settings) -> None:
         raise ConfigError(f"{out} is there and holds no features; give a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(ours, indent=1) + "\n"
-    write_whole(path, lambda draft: _write_text(draft, text))
+    write_text(path, text)
 
 
 def weights_digest(model: Model) -> str:
@@ -112,7 +112,7 @@ def write_part(
     for stem, (paths, arrays) in files.items():
         FORMATS[format].write(out / stem, paths, arrays)
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    write_whole(_index(out, part), lambda draft: _write_text(draft, text))
+    write_text(_index(out, part), text)
 
 
 def read_parts(
@@ -178,7 +178,3 @@ def _settings(out):
 
 def _index(out, part):
     return out / f"{part:05d}.jsonl"
-
-
-def _write_text(path, text):
-    path.write_text(text)
