@@ -186,6 +186,9 @@ def get_config():
     optim.patch_embed_lr = 0.2  # further lr factor of the patch embedding
     optim.freeze_last_layer = 1250  # steps with lr 0 on the prototypes
     optim.freeze_backbone = 0  # steps with lr 0 on the backbone: fresh heads on trained weights
+    # "float32" | "bfloat16": gradients of sharded matrices on their way between devices, half of
+    # the bytes; they are added in float32 either way. For slow links: docs/scale.md.
+    optim.reduce_dtype = "float32"
 
     config.data = data = ml_collections.ConfigDict()
     # "folder" | "shards" | "tar" | "parquet" | "manifest" | "tfds" | "fashion_mnist"

@@ -203,6 +203,7 @@ class OptimConfig:
     patch_embed_lr: float
     freeze_last_layer: int
     freeze_backbone: int
+    reduce_dtype: str
 
 
 @dataclasses.dataclass(frozen=True)

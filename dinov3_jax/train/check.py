@@ -27,6 +27,7 @@ def check_recipe(config: TrainConfig, mesh: Mesh | AbstractMesh, *, platform: st
     _check_koleo(config)
     step.scaled_lr(config)
     _one_of("teacher.centering", config.teacher.centering, ("sinkhorn", "softmax"))
+    _one_of("optim.reduce_dtype", config.optim.reduce_dtype, ("float32", "bfloat16"))
     for name, schedule in (
         ("optim.lr", config.optim.lr),
         ("optim.weight_decay", config.optim.weight_decay),
