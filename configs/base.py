@@ -253,6 +253,10 @@ def get_config():
     checkpoint.every = 1000  # steps
     checkpoint.keep = 3  # newest ones kept
     checkpoint.keep_every = optional(int)  # steps; these are kept for good
+    # Folder on each machine's own RAM disk or disk for states between checkpoints, from which the
+    # same machines go on after a crash (train/local_saves.py); None: none are kept
+    checkpoint.local = optional(str)
+    checkpoint.local_every = 100  # steps; training stands still while one is written
 
     config.log = log = ml_collections.ConfigDict()
     log.every = 10  # steps

@@ -270,6 +270,8 @@ class CheckpointConfig:
     every: int
     keep: int
     keep_every: int | None
+    local: str | None
+    local_every: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,7 @@ def check_recipe(config: TrainConfig, mesh: Mesh | AbstractMesh, *, platform: st
         ("log.every", config.log.every),
         ("eval.every", config.eval.every),
         ("checkpoint.every", config.checkpoint.every),
+        ("checkpoint.local_every", config.checkpoint.local_every),
     ):
         if value < 1:
             raise ConfigError(f"{name} is {value}, wanted at least 1")
