@@ -95,11 +95,13 @@ def choose(
     """
     for name in names:
         find(name)
-    paths, settings = {}, {name: [] for name in names}
+    shared, paths, settings = None, {}, {name: [] for name in names}
     for flag in data:
         name, equals, path = flag.partition("=")
-        own = bool(equals) and name in EVALUATIONS  # a path may hold "=" too
-        paths[name if own else None] = path if own else flag
+        if equals and name in EVALUATIONS:  # a path may hold "=" too
+            paths[name] = path
+        else:
+            shared = flag
     for flag in assignments:
         name, dot, assignment = flag.partition(".")
         if not dot or "=" not in assignment:
@@ -108,12 +110,14 @@ def choose(
             settings[name].append(assignment)
         else:
             raise ConfigError(f"--set={flag} is for {name}; --eval asks for {', '.join(names)}")
-    strange = [name for name in paths if name is not None and name not in settings]
+    strange = [name for name in paths if name not in settings]
     if strange:
         raise ConfigError(
             f"--data={strange[0]}=... is for {strange[0]}; --eval asks for {', '.join(names)}"
         )
-    bare = [name for name in names if name not in paths and None not in paths]
+    if shared is not None:
+        paths = dict.fromkeys(names, shared) | paths
+    bare = [name for name in names if name not in paths]
     if bare:
         raise ConfigError(f"{bare[0]} has no data; add --data=PATH or --data={bare[0]}=PATH")
-    return {name: parse(name, paths.get(name, paths.get(None)), settings[name]) for name in names}
+    return {name: parse(name, paths[name], settings[name]) for name in names}

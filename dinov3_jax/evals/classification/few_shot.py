@@ -7,6 +7,18 @@ import numpy as np
 from dinov3_jax.config import ConfigError
 
 
+def subsets(labels: np.ndarray, shots: float | None, draws: int) -> list[np.ndarray]:
+    """Indices of the images that count, one array a draw (seeds 0, 1, ...); all if shots is None.
+
+    Raises ``ConfigError`` as ``draw``, or without a draw.
+    """
+    if shots is None:
+        return [np.arange(len(labels))]
+    if draws < 1:
+        raise ConfigError(f"draws is {draws}, wanted at least 1")
+    return [draw(labels, shots, seed=seed) for seed in range(draws)]
+
+
 def draw(labels: np.ndarray, shots: float, *, seed: int) -> np.ndarray:
     """Ascending indices of some images of each class, int64.
 

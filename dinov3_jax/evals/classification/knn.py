@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 from jax.sharding import Mesh
 
-from dinov3_jax.config import ConfigError
 from dinov3_jax.curation.neighbours import nearest
 from dinov3_jax.data.benchmarks.classification import Classification, open_classification
 from dinov3_jax.data.centre_crop import centre_crop
@@ -39,6 +38,7 @@ def evaluate(model: Model, settings: KnnSettings, mesh: Mesh) -> Result:
     the same k. With ``shots`` means over the draws, and ``*_std``.
     """
     data = open_classification(settings.data)
+    subsets = few_shot.subsets(data.train.labels, settings.shots, settings.draws)
     bank, queries = (
         split_features(
             model, mesh, split, resize=settings.resize, crop=settings.crop, batch=settings.batch
@@ -66,17 +66,9 @@ def evaluate(model: Model, settings: KnnSettings, mesh: Mesh) -> Result:
         best_metrics = {name: metrics[f"{name}_{best}"] for name in ("top1", "top5")}
         return best_metrics | metrics, predicted[best][:, 0], chosen[index]
 
-    if settings.shots is None:
-        metrics, predicted, index = score(np.arange(len(bank)))
-    else:
-        if settings.draws < 1:
-            raise ConfigError(f"draws is {settings.draws}, wanted at least 1")
-        draws = [
-            score(few_shot.draw(data.train.labels, settings.shots, seed=seed))
-            for seed in range(settings.draws)
-        ]
-        metrics, (_, predicted, index) = few_shot.spread([draw[0] for draw in draws]), draws[0]
-    return Result(metrics, _pictures(data, settings, predicted, index))
+    found, predicted, index = zip(*(score(chosen) for chosen in subsets))
+    metrics = found[0] if settings.shots is None else few_shot.spread(found)
+    return Result(metrics, _pictures(data, settings, predicted[0], index[0]))
 
 
 def classify(

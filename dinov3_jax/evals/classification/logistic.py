@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from dinov3_jax.config import ConfigError
 from dinov3_jax.data.benchmarks.classification import open_classification
 from dinov3_jax.evals.classification import few_shot
 from dinov3_jax.evals.classification.arrays import check_features, check_labels
@@ -50,23 +49,23 @@ def evaluate(model: Model, settings: LogisticSettings, mesh: Mesh) -> Result:
     """
     data = open_classification(settings.data)
     values = GRID if settings.C is None else settings.C
-    train, val, test = (
-        None
-        if split is None
-        else split_features(
+    few = settings.shots is not None
+    subsets = few_shot.subsets(data.train.labels, settings.shots, settings.draws)
+    given = {"train": data.train, "test": data.test} | ({"val": data.val} if data.val else {})
+    found = {
+        name: split_features(
             model, mesh, split, resize=settings.resize, crop=settings.crop, batch=settings.batch
         )
-        for split in (data.train, data.val, data.test)
-    )
-    few = settings.shots is not None
+        for name, split in given.items()
+    }
 
     def score(chosen, seed):
-        features, labels = train[chosen], data.train.labels[chosen]
-        if val is None or data.val is None:
+        features, labels = found["train"][chosen], data.train.labels[chosen]
+        if data.val is None:
             held = hold_out(labels, 0.01 if few else 0.1, seed=seed)
             parts = (features[~held], labels[~held], features[held], labels[held])
         else:
-            parts = (features, labels, val, data.val.labels)
+            parts = (features, labels, found["val"], data.val.labels)
         fit, val_top1 = fit_best(
             *parts,
             classes=len(data.classes),
@@ -75,25 +74,15 @@ def evaluate(model: Model, settings: LogisticSettings, mesh: Mesh) -> Result:
             max_iter=settings.max_iter,
             tol=settings.tol,
         )
-        found = {
-            "top1": top1(fit.classifier, test, data.test.labels),
+        scores = {
+            "top1": top1(fit.classifier, found["test"], data.test.labels),
             "C": fit.C,
             "unfinished": float(fit.unfinished),
         }
-        return found if val_top1 is None else found | {"val_top1": val_top1}
+        return scores if val_top1 is None else scores | {"val_top1": val_top1}
 
-    if not few:
-        return Result(score(np.arange(len(train)), 0))
-    if settings.draws < 1:
-        raise ConfigError(f"draws is {settings.draws}, wanted at least 1")
-    return Result(
-        few_shot.spread(
-            [
-                score(few_shot.draw(data.train.labels, settings.shots, seed=seed), seed)
-                for seed in range(settings.draws)
-            ]
-        )
-    )
+    scored = [score(chosen, seed) for seed, chosen in enumerate(subsets)]
+    return Result(few_shot.spread(scored) if few else scored[0])
 
 
 def hold_out(labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
@@ -149,14 +138,14 @@ def fit_best(
         )
     how = {"max_iter": max_iter, "tol": tol}
     fits = [_fit(train, train_labels, C, **how) for C in sorted(values)]
-    scores = [top1(fit.classifier, val, val_labels) for fit in fits] if has_val else [None]
-    best = int(np.argmax(scores)) if has_val else 0
+    scores = [top1(fit.classifier, val, val_labels) for fit in fits] if has_val else []
+    best = int(np.argmax(scores)) if scores else 0
     chosen, unfinished = fits[best], sum(fit.unfinished for fit in fits)
     if refit and has_val:
         both, labels = np.concatenate([train, val]), np.concatenate([train_labels, val_labels])
         chosen = _fit(both, labels, chosen.C, **how)
         unfinished += chosen.unfinished
-    return chosen._replace(unfinished=unfinished), scores[best]
+    return chosen._replace(unfinished=unfinished), scores[best] if scores else None
 
 
 def top1(classifier: LogisticRegression, features, labels) -> float:

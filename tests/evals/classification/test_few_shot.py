@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dinov3_jax.config import ConfigError
-from dinov3_jax.evals.classification.few_shot import draw, spread
+from dinov3_jax.evals.classification.few_shot import draw, spread, subsets
 
 LABELS = np.array([0] * 10 + [2] * 30 + [5] * 4)
 
@@ -30,6 +30,15 @@ def test_a_seed_is_a_draw():
 def test_shots_that_cannot_be(shots, message):
     with pytest.raises(ConfigError, match=message):
         draw(LABELS, shots, seed=0)
+
+
+def test_every_draw_has_its_seed_and_none_means_all():
+    (everything,) = subsets(LABELS, None, 5)
+    np.testing.assert_array_equal(everything, np.arange(44))
+    for seed, chosen in enumerate(subsets(LABELS, 2, 3)):
+        np.testing.assert_array_equal(chosen, draw(LABELS, 2, seed=seed))
+    with pytest.raises(ConfigError, match="draws is 0"):
+        subsets(LABELS, 2, 0)
 
 
 def test_mean_and_standard_deviation():
