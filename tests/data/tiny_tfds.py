@@ -10,7 +10,7 @@ def prepare(folder: str) -> str:
     """The path for ``open_tfds`` of five PNGs in two classes, of brightness 0, 20, ..."""
     import tensorflow_datasets as tfds
 
-    class Tiny(tfds.core.GeneratorBasedBuilder):
+    class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         __module__ = "tiny"  # TFDS looks for no checksum file beside a module that is not there
         VERSION = tfds.core.Version("1.0.0")
 

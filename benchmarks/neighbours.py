@@ -1,0 +1,69 @@
+"""Exact nearest neighbours against the inverted file of Faiss: CPU-seconds and recall.
+
+    pip install -e .[index]; python -m benchmarks.neighbours
+
+Recall is the share of the k exact neighbours that are found. Building the file costs the same
+however many queries follow; so the last column says from how many on it pays.
+"""
+
+import argparse
+import time
+
+import numpy as np
+
+from benchmarks.kmeans import draw
+from benchmarks.report import heading, processor, table
+
+COLUMNS = ("", "build CPU-s", "CPU-s a 1,000 queries", "recall", "pays from queries")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pool", type=int, default=200_000, help="n")
+    parser.add_argument("--width", type=int, default=256, help="D")
+    parser.add_argument("--queries", type=int, default=8192)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--probes", type=int, nargs="+", default=[4, 16, 64])
+    arguments = parser.parse_args()
+    pool, _ = draw(arguments.pool, arguments.width, arguments.pool // 50)
+    rows = measure(pool, arguments.queries, arguments.k, arguments.probes)
+    print(heading(processor(), "jax", "faiss-cpu"))
+    print(
+        f"{arguments.pool:,} x {arguments.width}, clusters of 50; {arguments.queries:,} queries, "
+        f"k = {arguments.k}\n"
+    )
+    print(table(COLUMNS, rows))
+
+
+def measure(pool, queries: int, k: int, probes: list[int]) -> list[list[str]]:
+    """Rows of the table; the queries are the first of the pool."""
+    import faiss
+    import jax
+    from jax.sharding import AxisType
+
+    from dinov3_jax.curation.neighbours import nearest
+
+    mesh = jax.make_mesh((1,), ("all",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    faiss.omp_set_num_threads(1)  # waiting threads would count as work
+
+    def search(count, **how):
+        start = time.process_time()
+        index, _ = nearest(pool[:count], pool, k, mesh=mesh, **how)
+        return index, time.process_time() - start
+
+    search(queries)  # compiles
+    exact, whole = search(queries)
+    rows = [["exact", "", f"{whole / queries * 1e3:.2f}", "1", ""]]
+    for lists in probes:
+        _, build = search(1, probes=lists)
+        found, seconds = search(queries, probes=lists)
+        each = (seconds - build) / queries
+        recall = np.mean([np.isin(a, b).mean() for a, b in zip(exact, found)])
+        pays = f"{build / (whole / queries - each):,.0f}" if whole / queries > each else "never"
+        cells = [f"{lists} probes", f"{build:.1f}", f"{each * 1e3:.2f}", f"{recall:.3f}", pays]
+        rows.append(cells)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
