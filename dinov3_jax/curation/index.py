@@ -39,7 +39,26 @@ def nearest_approximate(
     """
     if probes < 1:
         raise ValueError(f"probes is {probes}, wanted at least 1 list")
-    index = _build(_import_faiss(), pool, seed)
+    return search(build(pool, seed=seed), queries, k, probes=probes)
+
+
+def build(pool, *, seed: int = 0) -> Any:
+    """The ``faiss.IndexIVFFlat`` of ``nearest_approximate``."""
+    faiss = _import_faiss()
+    n, D = pool.shape
+    lists = max(1, min(round(4 * math.sqrt(n)), n // 39))  # fewer rows a list Faiss warns of
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(D), D, lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed, index.cp.spherical = seed, True
+    index.cp.max_points_per_centroid = TRAINED
+    sample = np.random.default_rng(seed).choice(n, min(n, TRAINED * lists), replace=False)
+    index.train(_unit(read("pool", pool, np.sort(sample))))
+    for start in range(0, n, ROWS):
+        index.add(_unit(read("pool", pool, slice(start, start + ROWS))))
+    return index
+
+
+def search(index, queries, k: int, *, probes: int) -> tuple[np.ndarray, np.ndarray]:
+    """What ``nearest_approximate`` returns, of an index that ``build`` made."""
     found = np.empty((len(queries), k), np.int32)
     cosine = np.empty((len(queries), k), np.float32)
     for start in range(0, len(queries), ROWS):
@@ -52,19 +71,6 @@ def nearest_approximate(
             value[short], row[short] = index.search(rows[short], k)
         found[start : start + len(rows)], cosine[start : start + len(rows)] = row, value
     return found, cosine
-
-
-def _build(faiss: Any, pool, seed: int) -> Any:
-    n, D = pool.shape
-    lists = max(1, min(round(4 * math.sqrt(n)), n // 39))  # fewer rows a list Faiss warns of
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(D), D, lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed, index.cp.spherical = seed, True
-    index.cp.max_points_per_centroid = TRAINED
-    sample = np.random.default_rng(seed).choice(n, min(n, TRAINED * lists), replace=False)
-    index.train(_unit(read("pool", pool, np.sort(sample))))
-    for start in range(0, n, ROWS):
-        index.add(_unit(read("pool", pool, slice(start, start + ROWS))))
-    return index
 
 
 def _unit(rows):
