@@ -21,16 +21,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", type=int, default=200_000, help="n")
     parser.add_argument("--width", type=int, default=256, help="D")
+    parser.add_argument("--cluster", type=int, default=50, help="rows of one, on average")
     parser.add_argument("--queries", type=int, default=8192)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--probes", type=int, nargs="+", default=[4, 16, 64])
     arguments = parser.parse_args()
-    pool, _ = draw(arguments.pool, arguments.width, arguments.pool // 50)
+    pool, _ = draw(arguments.pool, arguments.width, arguments.pool // arguments.cluster)
     rows = measure(pool, arguments.queries, arguments.k, arguments.probes)
     print(heading(processor(), "jax", "faiss-cpu"))
     print(
-        f"{arguments.pool:,} x {arguments.width}, clusters of 50; {arguments.queries:,} queries, "
-        f"k = {arguments.k}\n"
+        f"{arguments.pool:,} x {arguments.width}, clusters of {arguments.cluster}; "
+        f"{arguments.queries:,} queries, k = {arguments.k}\n"
     )
     print(table(COLUMNS, rows))
 

@@ -140,7 +140,7 @@ def main():
     parser.add_argument("--utilisation", type=float, default=0.4, help="of its peak: an assumption")
     parser.add_argument("--images", type=float, default=IMAGES, help="of the pool")
     parser.add_argument("--kept", type=float, default=KEPT, help="images after curation")
-    parser.add_argument("--image-bytes", type=float, default=22e3, help="of a stored image")
+    parser.add_argument("--image-bytes", type=float, default=75.5e3, help="of a stored image")
     parser.add_argument("--arch", default="vit_large", choices=presets.PRESETS, help="embeds")
     parser.add_argument("--size", type=int, default=224, help="pixels a side that it sees")
     parser.add_argument("--iterations", type=int, default=20, help="of every k-means")
