@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dinov3_jax.config import ConfigError
-from dinov3_jax.curation.stream import read
+from dinov3_jax.curation.stream import check_search, read
 
 ROWS = 1 << 16  # read, added or searched at once
 TRAINED = 64  # pool rows a list from which the lists' centres are learned
@@ -33,10 +33,10 @@ def nearest_approximate(
       (index [q, k] int32, cosine [q, k] float32), similarity falling along k.
 
     Raises:
-      ValueError: probes below 1, rows that are not finite. Other arguments are checked where this
-        is called, in ``neighbours.nearest``.
+      ValueError: probes below 1; as ``neighbours.nearest``.
       ConfigError: Faiss is not installed.
     """
+    check_search(queries, pool, k)
     if probes < 1:
         raise ValueError(f"probes is {probes}, wanted at least 1 list")
     return search(build(pool, seed=seed), queries, k, probes=probes)

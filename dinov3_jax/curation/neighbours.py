@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 
 from dinov3_jax.curation.index import nearest_approximate
-from dinov3_jax.curation.stream import ROWS, check_points, chunks, read
+from dinov3_jax.curation.stream import ROWS, check_search, chunks, read
 
 QUERIES = 8  # row tiles of queries that one reading of the pool serves
 
@@ -36,17 +36,9 @@ def nearest(
     Raises:
       ValueError: k out of range, other widths, nothing to search, rows that are not finite.
     """
-    check_points("queries", queries)
-    check_points("pool", pool)
-    if queries.shape[1] != pool.shape[1]:
-        raise ValueError(
-            f"queries have width D = {queries.shape[1]}, the pool has {pool.shape[1]}; "
-            "take both from the same model"
-        )
-    if not 1 <= k <= len(pool):
-        raise ValueError(f"k is {k}, the pool has {len(pool)} rows; wanted 1 to {len(pool)}")
     if probes is not None:
         return nearest_approximate(queries, pool, k, probes=probes)
+    check_search(queries, pool, k)
     index = np.empty((len(queries), k), np.int32)
     cosine = np.empty((len(queries), k), np.float32)
     block = ROWS * QUERIES
