@@ -34,7 +34,9 @@ setup(
         "savedmodel": ["tensorflow"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "beam": ["apache-beam"],  # dinov3 shards pack
+        "index": ["faiss-cpu"],  # approximate neighbours in curation
         "dev": [
+            "faiss-cpu",
             "flatbuffers",  # dinov3 export --to=stablehlo
             "pyright",
             "pytest",

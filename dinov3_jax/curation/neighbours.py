@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine on a mesh: the pool streams past the queries, sharded."""
+"""Nearest neighbours by cosine. Exact on a mesh: the pool streams past the queries, sharded."""
 
 import functools
 import math
@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 
-from dinov3_jax.curation.stream import ROWS, check_points, chunks
+from dinov3_jax.curation.index import nearest_approximate
+from dinov3_jax.curation.stream import ROWS, check_search, chunks, read
 
 QUERIES = 8  # row tiles of queries that one reading of the pool serves
 
 
-def nearest(queries, pool, k: int, *, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    queries, pool, k: int, *, mesh: Mesh, probes: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The k rows of ``pool`` most similar to each query, by ``cos(q, p) = q.p / (|q| |p|)``.
 
     Similarity falls along k; among equals the lower index comes first, on any number of devices. A
@@ -25,6 +28,8 @@ def nearest(queries, pool, k: int, *, mesh: Mesh) -> tuple[np.ndarray, np.ndarra
       pool: [n, D] float, likewise.
       k: neighbours, 1 to n.
       mesh: all its devices share the pool, whatever the names of its axes.
+      probes: None, exact search; else ``index.nearest_approximate`` with so many lists a query, by
+        Faiss on the cores of this host and not on the mesh, equals in any order.
 
     Returns:
       (index [q, k] int32, cosine [q, k] float32).
@@ -32,23 +37,14 @@ def nearest(queries, pool, k: int, *, mesh: Mesh) -> tuple[np.ndarray, np.ndarra
     Raises:
       ValueError: k out of range, other widths, nothing to search, rows that are not finite.
     """
-    check_points("queries", queries)
-    check_points("pool", pool)
-    if queries.shape[1] != pool.shape[1]:
-        raise ValueError(
-            f"queries have width D = {queries.shape[1]}, the pool has {pool.shape[1]}; "
-            "take both from the same model"
-        )
-    if not 1 <= k <= len(pool):
-        raise ValueError(f"k is {k}, the pool has {len(pool)} rows; wanted 1 to {len(pool)}")
+    if probes is not None:
+        return nearest_approximate(queries, pool, k, probes=probes)
+    check_search(queries, pool, k)
     index = np.empty((len(queries), k), np.int32)
     cosine = np.empty((len(queries), k), np.float32)
     block = ROWS * QUERIES
     for start in range(0, len(queries), block):
-        rows = np.asarray(queries[start : start + block], np.float32)
-        if not np.isfinite(rows).all():
-            bad = start + int(np.argmin(np.isfinite(rows).all(axis=1)))
-            raise ValueError(f"queries: row {bad} is not finite; leave that image out")
+        rows = np.asarray(read("queries", queries, slice(start, start + block)), np.float32)
         filled = np.pad(rows, ((0, -len(rows) % ROWS), (0, 0)))
         best = (
             np.full((len(filled), k), -np.inf, np.float32),
