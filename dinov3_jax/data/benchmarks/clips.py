@@ -16,9 +16,9 @@ VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 LAYOUT = """wanted
   train/CLASS/CLIP, test/CLASS/CLIP and, where there is one, val/CLASS/CLIP, a clip being a folder
   of frames (0001.jpg ..), an animated GIF, a video file or, of one frame, an image; or
-  train.txt, test.txt and, where there is one, val.txt, each line the path of a clip, from the folder
-  of the list, and its class, a number from 0 (UCF101, Something-Something v2 and Kinetics-400 come
-  with such lists, on their project pages)"""
+  train.txt, test.txt and, where there is one, val.txt, each line the path of a clip, from the
+  folder of the list, and its class, a number from 0 (UCF101, Something-Something v2 and
+  Kinetics-400 come with lists of clips, on their project pages)"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

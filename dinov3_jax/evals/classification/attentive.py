@@ -20,12 +20,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from dinov3_jax.augment.normalize import normalize
 from dinov3_jax.config import ConfigError
-from dinov3_jax.data import crops, order
+from dinov3_jax.data import order
 from dinov3_jax.data.benchmarks.classification import Split, open_classification
 from dinov3_jax.data.benchmarks.clips import Clips, open_clips
-from dinov3_jax.data.centre_crop import centre_crop
+from dinov3_jax.data.clip_views import random_square, six_views, square
 from dinov3_jax.data.in_order import in_order
-from dinov3_jax.data.random_crop import resize
 from dinov3_jax.distributed import sharding
 from dinov3_jax.evals.classification import attentive_head, metrics
 from dinov3_jax.evals.classification.features import check_crop
@@ -82,12 +81,19 @@ def evaluate(model: Model, settings: AttentiveSettings, mesh: Mesh) -> Result:
     train, choice = _parts(opened.train, opened.val, settings)
     test = _Part(opened.test, np.arange(len(opened.test)))
     see = _tokens(model, mesh)
-    params, places = _train(see, train, len(opened.classes), settings, mesh)
-    found = _score(see, params, places, choice, settings, mesh)  # [cells, n, K]
+    side = settings.crop // model.stride
+    places = attentive_head.positions(settings.frames, side, side)
+    params = _train(see, train, places, len(opened.classes), settings, mesh)
+    found = _score(see, params, places, choice, settings)  # [cells, n, K]
     top1 = np.array([metrics.accuracy(scores, choice.labels) for scores in found])
     best = int(top1.argmax())
+    if not np.isfinite(found[best]).all():
+        raise ConfigError(
+            "no probe of the grid ended finite: its rates are too high, or the weights of "
+            f"{model.name} are damaged; lower lrs"
+        )
     winner = jax.tree.map(lambda p: p[best : best + 1], params)
-    scores = _score(see, winner, places, test, settings, mesh, tta=settings.tta)[0]
+    scores = _score(see, winner, places, test, settings, tta=settings.tta)[0]
     lr, decay = _cells(settings)[best]
     row = {"top1": metrics.accuracy(scores, test.labels)}
     if len(opened.classes) > 5:
@@ -217,12 +223,13 @@ def _batches(see, part, settings, mesh) -> Iterator[tuple[jax.Array, jax.Array, 
 
     def load(position):
         i = int(order.record_index(position, size=count, seed=settings.seed))
-        return i, _random_view(part.frames(i, settings.frames), position, settings)
+        rng = order.rng(settings.seed, "clip", position)
+        clip = part.frames(i, settings.frames)
+        return i, random_square(clip, rng, crop=settings.crop, scale=settings.scale)
 
     def place(tokens, chosen):
-        filled = tokens if isinstance(tokens, jax.Array) else _fill(tokens, mesh)
-        weights = np.ones(len(chosen), np.float32)
-        rows = (filled, _fill(part.labels[chosen], mesh), _fill(weights, mesh))
+        weights = np.ones(len(chosen), np.float32)  # 0 for rows that fill up
+        rows = (tokens, _fill(part.labels[chosen], mesh), _fill(weights, mesh))
         return tuple(jax.device_put(rows, sharding.batch_sharding(mesh)))
 
     if settings.augment:
@@ -231,24 +238,54 @@ def _batches(see, part, settings, mesh) -> Iterator[tuple[jax.Array, jax.Array, 
             chosen, clips = zip(*itertools.islice(loaded, batch))
             yield place(see(np.stack(clips)), np.array(chosen))
     else:
-        views = (view for (view,) in _views(part, settings, tta=False))
-        tokens = np.concatenate([np.asarray(rows) for rows in _chunks(see, views, batch)])
+        seen = _seen(see, _views(part, settings, tta=False), batch)
+        tokens = np.concatenate([np.asarray(rows)[:few] for rows, few in seen])
         for first in itertools.count(0, batch):
             positions = np.arange(first, first + batch)
             chosen = order.record_index(positions, size=count, seed=settings.seed)
-            yield place(tokens[chosen], chosen)
+            yield place(_fill(tokens[chosen], mesh), chosen)
 
 
-def _score(see, params, places, part, settings, mesh, *, tta=False):
-    """Logits [cells, n, K] of centre views or, with ``tta``, log of the mean probability of all."""
-    del mesh
-    views = list(_views(part, settings, tta=tta)) if False else None
-    return views
+def _score(see, params, places, part, settings, *, tta=False):
+    """Log of the mean probability of a clip's views, float32 [cells, n, K]."""
+    found = []
+    for tokens, count in _seen(see, _views(part, settings, tta=tta), settings.batch):
+        scores = _log_probabilities(
+            params, tokens, places, heads=settings.heads, at_once=settings.at_once
+        )
+        found.append(np.asarray(scores)[:, :count])
+    every = np.concatenate(found, axis=1)  # [cells, n views, K]
+    every = every.reshape(len(every), len(part.indices), -1, every.shape[-1])
+    highest = every.max(axis=2, keepdims=True)
+    return highest[:, :, 0] + np.log(np.exp(every - highest).mean(axis=2))
 
 
-def _random_view(clip, position, settings):
-    """One random box of all frames, resized: uint8 [frames, crop, crop, 3]."""
-    rng = order.rng(settings.seed, "clip", position)
-    height, width = clip.shape[1:3]
-    y, x, h, w = crops.random_box(rng, height=height, width=width, scale=settings.scale)
-    return np.stack([resize(frame[y : y + h, x : x + w], settings.crop) for frame in clip])
+@functools.partial(jax.jit, static_argnames=("heads", "at_once"))
+def _log_probabilities(params, tokens, places, *, heads, at_once):
+    one = lambda params: attentive_head.logits(params, tokens, places, heads=heads)  # noqa: E731
+    return jax.nn.log_softmax(jax.lax.map(one, params, batch_size=at_once), axis=-1)
+
+
+def _seen(see, views, batch) -> Iterator[tuple[jax.Array, int]]:
+    """(tokens, how many of their rows are views) of ``batch`` views after the other."""
+    while chunk := list(itertools.islice(views, batch)):
+        # The last batch is filled up, so that one shape is compiled.
+        yield see(np.stack(chunk + chunk[:1] * (batch - len(chunk)))), len(chunk)
+
+
+def _views(part, settings, *, tta) -> Iterator[np.ndarray]:
+    """uint8 [frames, crop, crop, 3]: the centre of each clip or, with ``tta``, six views of it."""
+
+    def load(i):
+        if tta:
+            return six_views(part.frames(i, 2 * settings.frames), crop=settings.crop)
+        return [square(part.frames(i, settings.frames), place=0.5, crop=settings.crop)]
+
+    for views in in_order(load, range(len(part.indices)), ahead=settings.batch):
+        yield from views
+
+
+def _fill(rows, mesh):
+    """Rows of zeros added until the devices of ``mesh`` share them evenly."""
+    extra = whole_batch(len(rows), mesh) - len(rows)
+    return np.concatenate([rows, np.zeros((extra, *rows.shape[1:]), rows.dtype)])

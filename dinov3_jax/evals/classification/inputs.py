@@ -101,9 +101,7 @@ def cached_batches(
 ) -> Iterator[Batch]:
     """Batches of rows [n, F], every row once an epoch, without end."""
     for first in itertools.count(0, batch):
-        chosen = order.record_index(
-            np.arange(first, first + batch), size=len(features), seed=seed
-        )
+        chosen = order.record_index(np.arange(first, first + batch), size=len(features), seed=seed)
         yield _place(features[chosen], labels[chosen], mesh)
 
 

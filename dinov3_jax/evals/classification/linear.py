@@ -10,6 +10,7 @@ paper's own numbers (arXiv 2508.10104, appendix D.7) are of CLS alone at 512 pix
 """
 
 import dataclasses
+import os
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -69,18 +70,22 @@ def evaluate(model: Model, settings: LinearSettings, mesh: Mesh) -> Result:
     does on ImageNet, whose only labelled test is val/.
     """
     data = open_classification(settings.data)
-    extra = {_name(path): _extra(path, data.classes) for path in settings.extra}
+    extra = _extra(settings.extra, data.classes)
     head = fit(model, settings, data, mesh)
-    found = scores(head, data.test, settings, mesh)
+    made = result(head, scores(head, data.test, settings, mesh), data, settings)
+    for name, split in extra.items():
+        found = scores(head, split, settings, mesh)
+        made.metrics[f"{name}/top1"] = metrics.accuracy(found, split.labels)
+    return made
+
+
+def result(head: Head, found: np.ndarray, data: Classification, settings: LinearSettings) -> Result:
+    """What there is to say of the test, whose logits are ``found`` [n, K], and of the choice."""
     row = {"top1": metrics.accuracy(found, data.test.labels)}
     if len(data.classes) > 5:
         row["top5"] = metrics.accuracy(found, data.test.labels, k=5)
     if data.val is not None:
         row["val/top1"] = max(float(line.max()) for line in head.table.values())
-    for name, split in extra.items():
-        row[f"{name}/top1"] = metrics.accuracy(
-            scores(head, split, settings, mesh), split.labels
-        )
     row |= {f"best/{name}": value for name, value in head.chosen.items()}
     split = "test: there is no val/" if data.val is None else "val"
     curves = {
@@ -89,7 +94,8 @@ def evaluate(model: Model, settings: LinearSettings, mesh: Mesh) -> Result:
     }
     caption = f"Top-1 by learning rate (at 256 images), on {split}"
     drawn = chart(settings.lrs, curves, caption=caption)
-    return Result(row, (drawn, *mistakes(found, data.test.labels, data.classes, data.test.image)))
+    wrong = mistakes(found, data.test.labels, data.classes, data.test.image)
+    return Result(row, (drawn, *wrong))
 
 
 def fit(model: Model, settings: LinearSettings, data: Classification, mesh: Mesh) -> Head:
@@ -102,9 +108,7 @@ def fit(model: Model, settings: LinearSettings, data: Classification, mesh: Mesh
     spans = inputs.spans(model, settings.layers, settings.pooling)
     see = inputs.see(model, mesh, max(settings.layers))
     scale = settings.batch / 256
-    cells = probe.grid(
-        spans.values(), [lr * scale for lr in settings.lrs], settings.weight_decays
-    )
+    cells = probe.grid(spans.values(), [lr * scale for lr in settings.lrs], settings.weight_decays)
     how = {"batch": settings.batch, "seed": settings.seed}
     if settings.augment:
         batches = inputs.augmented_batches(see, data.train, mesh, crop=settings.crop, **how)
@@ -169,10 +173,12 @@ def _check(settings):
         raise ConfigError(f"layers are {settings.layers}, wanted numbers from 1: the last so many")
 
 
-def _name(path):
-    return path.rstrip("/").rpartition("/")[2]
-
-
-def _extra(path, classes):
-    source, names = open_split(path)
-    return relabel(source, names, classes, path.rstrip("/"))
+def _extra(paths, classes):
+    """Name of the folder -> its split."""
+    splits = {}
+    for path in paths:
+        name = os.path.basename(os.path.abspath(path))
+        if name in (*splits, "val", "best"):
+            raise ConfigError(f"extra has two sets named {name!r}, or that name has a meaning here")
+        splits[name] = relabel(*open_split(path), classes, path)
+    return splits

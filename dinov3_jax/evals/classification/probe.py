@@ -60,7 +60,9 @@ class Trained(NamedTuple):
                 c = places.index(cell)
                 kernel, bias = self.classifiers[span]
                 return span, Linear(kernel[:, c], bias[c])
-        raise ValueError(f"there is no cell {cell} in a grid of {sum(map(len, self.places.values()))}")
+        raise ValueError(
+            f"there is no cell {cell} in a grid of {sum(map(len, self.places.values()))}"
+        )
 
 
 def grid(

@@ -15,7 +15,9 @@ def forward():
     params = head.init(jax.random.key(0), inputs=5, classes=4, width=WIDTH, blocks=2)
     # Large enough that attention is not uniform, else positions could not show.
     params = jax.tree.map(lambda p: 8 * p, params)
-    compiled = jax.jit(lambda tokens, positions: head.logits(params, tokens, positions, heads=HEADS))
+    compiled = jax.jit(
+        lambda tokens, positions: head.logits(params, tokens, positions, heads=HEADS)
+    )
     return lambda tokens, positions: np.asarray(compiled(tokens, positions))
 
 
@@ -26,7 +28,9 @@ NEAR = dict(rtol=1e-4, atol=1e-4)
 
 def test_positions_are_frame_by_frame():
     assert PLACES.shape == (12, 3)
-    np.testing.assert_allclose(PLACES[[0, 3, 11]], [[0, 0.25, 0.25], [0, 0.75, 0.75], [1, 0.75, 0.75]])
+    np.testing.assert_allclose(
+        PLACES[[0, 3, 11]], [[0, 0.25, 0.25], [0, 0.75, 0.75], [1, 0.75, 0.75]]
+    )
     np.testing.assert_allclose(head.positions(1, 1, 2), [[0, 0.5, 0.25], [0, 0.5, 0.75]])
 
 
