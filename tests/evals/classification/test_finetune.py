@@ -3,9 +3,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from dinov3_jax.data.benchmarks.classification import open_classification
 
 from dinov3_jax.config import ConfigError
+from dinov3_jax.data.benchmarks.classification import open_classification
 from dinov3_jax.evals.classification.finetune import FinetuneSettings, evaluate, train
 from tests.data.benchmarks.folders import write_class_folders
 from tests.features.models import convnext, mesh, vit

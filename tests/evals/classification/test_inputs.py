@@ -2,10 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
-from dinov3_jax.data.benchmarks.classification import open_classification
 
 from dinov3_jax.augment.normalize import normalize
 from dinov3_jax.config import ConfigError
+from dinov3_jax.data.benchmarks.classification import open_classification
 from dinov3_jax.evals.classification import inputs
 from tests.data.benchmarks.folders import write_class_folders
 from tests.features.models import convnext, images, mesh, vit
