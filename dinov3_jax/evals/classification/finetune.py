@@ -95,11 +95,12 @@ def train(
     }
     # A copy: the step gives its arguments away, and the model is the caller's.
     params = {"backbone": jax.tree.map(jnp.copy, model.params), "head": head}
-    params = jax.device_put(params, sharding.named(specs, mesh))
+    places = sharding.named(specs, mesh)
+    params = jax.device_put(params, places)
     batches = inputs.random_crops(
         split, crop=settings.crop, batch=settings.batch, seed=settings.seed
     )
-    step = _make_step(model, config, settings, rates, steps)
+    step = _make_step(model, config, settings, rates, steps, places)
     with jax.set_mesh(mesh):
         state = params, optimizer.init(params, rates)
         key = jax.device_put(jax.random.key(settings.seed), NamedSharding(mesh, P()))
@@ -111,8 +112,8 @@ def train(
     return tuned, probe.Linear(params["head"]["kernel"], params["head"]["bias"])
 
 
-def _make_step(model, config, settings, rates, steps):
-    @functools.partial(jax.jit, donate_argnums=0)
+def _make_step(model, config, settings, rates, steps, places):
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
     def step(state, images, labels, key, i):
         params, moments = state
         keys = jax.random.split(jax.random.fold_in(key, i), len(images) // settings.group)
