@@ -7,8 +7,9 @@ import pytest
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.benchmarks.classification import open_classification
 from dinov3_jax.evals.classification.finetune import FinetuneSettings, evaluate, train
+from dinov3_jax.models.model import Model
 from tests.data.benchmarks.folders import write_class_folders
-from tests.features.models import convnext, mesh, vit
+from tests.features.models import convnext_config, mesh, vit
 
 
 @pytest.fixture(scope="module")
@@ -86,4 +87,4 @@ def test_settings_that_cannot_be_are_refused(model, settings, change, message):
 def test_a_convnext_has_no_stochastic_depth(settings):
     changed = dataclasses.replace(settings, resize=32, crop=32)
     with pytest.raises(ConfigError, match=r"drop_path is 0\.5.* ConvNeXt"):
-        evaluate(convnext(), changed, mesh(1))
+        evaluate(Model("convnext", convnext_config(), {}), changed, mesh(1))

@@ -7,8 +7,9 @@ from dinov3_jax.augment.normalize import normalize
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.benchmarks.classification import open_classification
 from dinov3_jax.evals.classification import inputs
+from dinov3_jax.models.model import Model
 from tests.data.benchmarks.folders import write_class_folders
-from tests.features.models import convnext, images, mesh, vit
+from tests.features.models import convnext_config, images, mesh, vit
 
 # rtol, atol: the same float32 sums, in an order that depends on the size of the batch.
 NEAR = dict(rtol=1e-4, atol=1e-5)
@@ -44,7 +45,8 @@ def test_columns_are_cls_of_the_last_blocks_then_the_mean_patch_token(model):
 
 
 def test_stages_of_a_convnext_have_widths_of_their_own():
-    spans = inputs.spans(convnext(), (1, 3), (False, True))  # widths 8, 8, 8, 12
+    model = Model("convnext", convnext_config(), {})  # widths 8, 8, 8, 12
+    spans = inputs.spans(model, (1, 3), (False, True))
     assert spans == {
         (1, False): (16, 28),
         (1, True): (16, 40),
@@ -52,7 +54,7 @@ def test_stages_of_a_convnext_have_widths_of_their_own():
         (3, True): (0, 40),
     }
     with pytest.raises(ConfigError, match="4 stages"):
-        inputs.spans(convnext(), (1, 5), (True,))
+        inputs.spans(model, (1, 5), (True,))
 
 
 def test_a_split_comes_in_its_order_whatever_the_batch(model, data):
