@@ -31,6 +31,12 @@ class Clips:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def stills(self) -> bool:
+        """Whether every clip is a single image."""
+        moving = (".gif", *VIDEOS)
+        return not any(os.path.isdir(x) or x.lower().endswith(moving) for x in self.paths)
+
     def frames(self, index: int, count: int) -> np.ndarray:
         """uint8 [count, h, w, 3], evenly spaced, the first and the last frame among them.
 

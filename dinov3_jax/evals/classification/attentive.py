@@ -74,10 +74,12 @@ class _Part(NamedTuple):
 
 
 def evaluate(model: Model, settings: AttentiveSettings, mesh: Mesh) -> Result:
-    """Metrics: ``top1`` and, of more than 5 classes, ``top5`` of the test; ``chosen/top1``, of the
-    best cell on the clips that chose it; ``best/lr`` and ``best/weight_decay``."""
+    """Metrics: ``top1`` and, of more than 5 classes, ``top5`` of the test; ``val_top1``, ``lr``
+    and ``weight_decay`` of the cell that was best on the clips held out, or on val."""
     _check(model, settings)
     opened = (open_clips if settings.frames > 1 else open_classification)(settings.data)
+    if isinstance(opened.train, Clips) and opened.train.stills:
+        raise ConfigError(f"all clips of {settings.data} are single images; set frames=1")
     train, choice = _parts(opened.train, opened.val, settings)
     test = _Part(opened.test, np.arange(len(opened.test)))
     see = _tokens(model, mesh)
@@ -98,7 +100,7 @@ def evaluate(model: Model, settings: AttentiveSettings, mesh: Mesh) -> Result:
     row = {"top1": metrics.accuracy(scores, test.labels)}
     if len(opened.classes) > 5:
         row["top5"] = metrics.accuracy(scores, test.labels, k=5)
-    row |= {"chosen/top1": float(top1[best]), "best/lr": lr, "best/weight_decay": decay}
+    row |= {"val_top1": float(top1[best]), "lr": lr, "weight_decay": decay}
     lines = top1.reshape(len(settings.lrs), -1).T
     curves = {f"decay {d:g}": line for d, line in zip(settings.weight_decays, lines)}
     caption = f"Top-1 by learning rate, on the {len(choice.indices)} held out to choose"
@@ -256,8 +258,7 @@ def _score(see, params, places, part, settings, *, tta=False):
         found.append(np.asarray(scores)[:, :count])
     every = np.concatenate(found, axis=1)  # [cells, n views, K]
     every = every.reshape(len(every), len(part.indices), -1, every.shape[-1])
-    highest = every.max(axis=2, keepdims=True)
-    return highest[:, :, 0] + np.log(np.exp(every - highest).mean(axis=2))
+    return np.logaddexp.reduce(every, axis=2) - np.log(every.shape[2])
 
 
 @functools.partial(jax.jit, static_argnames=("heads", "at_once"))

@@ -49,7 +49,7 @@ class FinetuneSettings:
 
 def evaluate(model: Model, settings: FinetuneSettings, mesh: Mesh) -> Result:
     """Metrics: ``top1`` and, of more than 5 classes, ``top5`` of the test split after the last
-    step; ``val/top1`` if there is a validation split. ``model`` itself stays as it is."""
+    step; ``val_top1`` if there is a validation split. ``model`` itself stays as it is."""
     _check(model, settings, mesh)
     data = open_classification(settings.data)
     tuned, head = train(model, settings, data.train, len(data.classes), mesh)
@@ -66,7 +66,7 @@ def evaluate(model: Model, settings: FinetuneSettings, mesh: Mesh) -> Result:
     if len(data.classes) > 5:
         row["top5"] = metrics.accuracy(found, data.test.labels, k=5)
     if data.val is not None:
-        row["val/top1"] = metrics.accuracy(scores(data.val), data.val.labels)
+        row["val_top1"] = metrics.accuracy(scores(data.val), data.val.labels)
     return Result(row, mistakes(found, data.test.labels, data.classes, data.test.image))
 
 

@@ -63,8 +63,9 @@ class Head(NamedTuple):
 
 
 def evaluate(model: Model, settings: LinearSettings, mesh: Mesh) -> Result:
-    """Metrics: ``top1`` and, of more than 5 classes, ``top5`` of the test split; ``val/top1`` if
-    there is one; ``NAME/top1`` of each set of ``extra``; ``best/..``, the cell that was chosen.
+    """Metrics: ``top1`` and, of more than 5 classes, ``top5`` of the test split; ``val_top1`` if
+    there is one; ``NAME/top1`` of each set of ``extra``; ``layers``, ``pooling``, ``lr`` and
+    ``weight_decay`` of the cell that was chosen.
 
     Without a validation split the best cell is chosen on the test split itself, as DINOv3's code
     does on ImageNet, whose only labelled test is val/.
@@ -85,8 +86,8 @@ def result(head: Head, found: np.ndarray, data: Classification, settings: Linear
     if len(data.classes) > 5:
         row["top5"] = metrics.accuracy(found, data.test.labels, k=5)
     if data.val is not None:
-        row["val/top1"] = max(float(line.max()) for line in head.table.values())
-    row |= {f"best/{name}": value for name, value in head.chosen.items()}
+        row["val_top1"] = max(float(line.max()) for line in head.table.values())
+    row |= head.chosen
     split = "test: there is no val/" if data.val is None else "val"
     curves = {
         f"{n} CLS{' + mean' * pooled}, decay {decay:g}": line
@@ -131,6 +132,8 @@ def fit(model: Model, settings: LinearSettings, data: Classification, mesh: Mesh
         hits += (np.asarray(ranks) == 0).sum(axis=0)
     top1 = (100.0 * hits / len(rows)).reshape(len(spans), len(settings.lrs), -1)
     best = int(top1.argmax())
+    if not np.isfinite(trained.one(best)[1].kernel).all():
+        raise ConfigError(f"no classifier of the grid ended finite; lower lrs, {settings.lrs}")
     input_, lr, decay = np.unravel_index(best, top1.shape)
     (layers, pooling), span = list(spans.items())[input_]
     chosen = {
@@ -178,7 +181,7 @@ def _extra(paths, classes):
     splits = {}
     for path in paths:
         name = os.path.basename(os.path.abspath(path))
-        if name in (*splits, "val", "best"):
-            raise ConfigError(f"extra has two sets named {name!r}, or that name has a meaning here")
+        if name in splits:
+            raise ConfigError(f"extra has two sets named {name!r}; rename one of the folders")
         splits[name] = relabel(*open_split(path), classes, path)
     return splits

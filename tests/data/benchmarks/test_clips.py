@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinov3_jax.data.benchmarks.clips import open_clips
+from dinov3_jax.data.benchmarks.clips import Clips, open_clips
 from dinov3_jax.data.sources import SourceError
 from tests.data.benchmarks.clips import frames, write_clips, write_folder, write_gif, write_video
 
@@ -34,6 +34,8 @@ def test_a_clip_is_a_folder_a_gif_a_video_or_an_image(tmp_path):
     write_folder(tmp_path / "val" / "a" / "folder", pictures)
     found = open_clips(str(tmp_path))
     assert (found.val, len(found.test)) == (None, 1)
+    assert not found.train.stills
+    assert Clips(found.train.paths[3:], found.train.labels[3:]).stills
     folder, gif, video, image = (found.train.frames(i, 3) for i in range(4))
     np.testing.assert_array_equal(folder, pictures[[0, 2, 4]])
     np.testing.assert_array_equal(gif, folder)

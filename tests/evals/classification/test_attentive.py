@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dinov3_jax.config import ConfigError
-from dinov3_jax.evals.classification.attentive import AttentiveSettings, evaluate
+from dinov3_jax.data.benchmarks.clips import Clips
+from dinov3_jax.evals.classification.attentive import AttentiveSettings, _parts, evaluate
 from tests.data.benchmarks.clips import write_clips
 from tests.data.benchmarks.folders import write_class_folders
 from tests.features.models import mesh, vit
@@ -42,8 +43,8 @@ def result(model, settings):
 
 def test_it_reads_the_classes_out_of_patch_tokens(result):
     assert result.metrics["top1"] == 100.0
-    assert result.metrics["chosen/top1"] == 100.0
-    assert result.metrics["best/lr"] == 1e-2
+    assert result.metrics["val_top1"] == 100.0
+    assert result.metrics["lr"] == 1e-2
     assert "top5" not in result.metrics  # of two classes
     assert "on the 4 held out" in result.pictures[0].caption
 
@@ -63,6 +64,8 @@ def test_random_boxes_and_six_views(model, settings):
 def test_images_are_clips_of_one_frame(model, settings, tmp_path):
     data = write_class_folders(tmp_path, ("a", "f"), train=4, val=1, test=2)
     changed = dataclasses.replace(settings, data=data, frames=1, lrs=(1e-2,))
+    with pytest.raises(ConfigError, match="are single images; set frames=1"):
+        evaluate(model, dataclasses.replace(changed, frames=2), mesh(1))
     found = evaluate(model, changed, mesh(1))
     assert found.metrics["top1"] in (0.0, 25.0, 50.0, 75.0, 100.0)
     assert "on the 2 held out" in found.pictures[0].caption  # val/, one of each class
@@ -90,9 +93,6 @@ def test_single_clips_cannot_be_held_out(model, settings, tmp_path):
 
 
 def test_what_is_held_out_is_a_share_of_each_class():
-    from dinov3_jax.data.benchmarks.clips import Clips
-    from dinov3_jax.evals.classification.attentive import _parts
-
     labels = np.repeat(np.arange(3), (20, 5, 1)).astype(np.int32)
     clips = Clips(tuple("x" * 26), labels)
     train, held = _parts(clips, None, AttentiveSettings("", held_out=0.1))

@@ -36,9 +36,9 @@ def test_it_reads_the_classes_out_of_features(result):
     # Images are grey levels that say the class, 40 apart, with noise of 20: chance is 16.7.
     assert result.metrics["top1"] > 60
     assert result.metrics["top5"] >= result.metrics["top1"]
-    assert result.metrics["best/lr"] == 1.0
-    assert result.metrics["best/layers"] == result.metrics["best/pooling"] == 1.0
-    assert "val/top1" not in result.metrics
+    assert result.metrics["lr"] == 1.0
+    assert result.metrics["layers"] == result.metrics["pooling"] == 1.0
+    assert "val_top1" not in result.metrics
     assert "there is no val/" in result.pictures[0].caption
     assert all(np.isfinite(list(result.metrics.values())))
     assert 1 <= len(result.pictures) <= 5
@@ -57,7 +57,7 @@ def test_val_chooses_and_further_sets_are_scored(model, settings, tmp_path):
         settings, data=data, extra=(str(extra),), layers=(1, 2), pooling=(False, True)
     )
     found = evaluate(model, changed, mesh(1))
-    assert {"val/top1", "night/top1"} <= found.metrics.keys()
+    assert {"val_top1", "night/top1"} <= found.metrics.keys()
     assert "on val" in found.pictures[0].caption
 
 
@@ -88,6 +88,7 @@ def test_perfect_features_score_all_and_useless_ones_chance(useful, expected):
         ({"layers": (3,)}, "2 blocks"),
         ({"crop": 6}, "multiple of 4"),
         ({"resize": 4}, "below crop 8"),
+        ({"lrs": (1e30,), "weight_decays": (1e30,)}, "no classifier of the grid ended finite"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(model, settings, change, message):
