@@ -101,14 +101,14 @@ def open_objectnet(
             f"{mapping} names {len(strange)} wnid(s) that train/ lacks, {strange[0]} among them"
         )
     source = open_folders(folder, labelled=True)
-    names = source.classes or ()
-    kept = [i for i, label in enumerate(source.labels) if table.get(names[label])]
+    names, folders = source.classes or (), np.asarray(source.labels)
+    kept = [i for i, label in enumerate(folders) if table.get(names[label])]
     if not kept:
         raise SourceError(
             f"no folder of {folder} is in {mapping}; folders are {', '.join(names[:3])} .., it has "
             f"{', '.join(sorted(table)[:3])} .."
         )
-    right = [[number[x] for x in table[names[source.labels[i]]]] for i in kept]
+    right = [[number[x] for x in table[names[folders[i]]]] for i in kept]
     labels = np.array([labels[0] for labels in right], np.int32)
     return Split(_Unframed(source, tuple(kept), labels), labels), right
 

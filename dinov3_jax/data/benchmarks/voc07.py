@@ -37,7 +37,8 @@ def open_voc07(path: str) -> Voc07:
     )
     if not classes:
         raise SourceError(f"no lists CLASS_train.txt in {lists}, {LAYOUT}")
-    return Voc07(*(_open(root, lists, classes, x) for x in ("train", "val", "test")), classes)
+    train, val, test = (_open(root, lists, classes, x) for x in ("train", "val", "test"))
+    return Voc07(train, val, test, classes)
 
 
 def _open(root, lists, classes, split):
