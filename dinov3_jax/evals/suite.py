@@ -7,6 +7,7 @@ from dinov3_jax.evals.classification import (
     knn,
     linear,
     logistic,
+    voc07,
 )
 from dinov3_jax.evals.evaluation import Evaluation
 
@@ -47,5 +48,11 @@ EVALUATIONS: dict[str, Evaluation] = {
         finetune.FinetuneSettings,
         "top1",
         "all weights trained to classify; class folders",
+    ),
+    "voc07": Evaluation(
+        voc07.evaluate,
+        voc07.Voc07Settings,
+        "map",
+        "logistic regressions of images with several labels; VOCdevkit/VOC2007",
     ),
 }

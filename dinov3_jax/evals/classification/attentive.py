@@ -28,6 +28,7 @@ from dinov3_jax.data.in_order import in_order
 from dinov3_jax.distributed import sharding
 from dinov3_jax.evals.classification import attentive_head, metrics
 from dinov3_jax.evals.classification.features import check_crop
+from dinov3_jax.evals.classification.logistic import hold_out
 from dinov3_jax.evals.classification.pictures import chart, mistakes
 from dinov3_jax.evals.evaluation import Result
 from dinov3_jax.features.extract import whole_batch
@@ -133,17 +134,12 @@ def _parts(train, val, settings):
     clip of a class that has two."""
     if val is not None:
         return _Part(train, np.arange(len(train))), _Part(val, np.arange(len(val)))
-    chosen, rng = [], order.rng(settings.seed, "held_out")
-    for label in np.unique(train.labels):
-        members = rng.permutation(np.flatnonzero(train.labels == label))
-        count = max(1, round(settings.held_out * len(members))) if len(members) > 1 else 0
-        chosen.append(members[: min(count, len(members) - 1)])
-    held = np.sort(np.concatenate(chosen))
-    if not len(held):
+    held = hold_out(train.labels, settings.held_out, seed=settings.seed)
+    if not held.any():
         raise ConfigError(
             "no class of train has two clips, so that none can be held out to choose; add val/"
         )
-    return _Part(train, np.setdiff1d(np.arange(len(train)), held)), _Part(train, held)
+    return _Part(train, np.flatnonzero(~held)), _Part(train, np.flatnonzero(held))
 
 
 def _tokens(model, mesh):
