@@ -254,7 +254,8 @@ def _score(see, params, places, part, settings, *, tta=False):
         found.append(np.asarray(scores)[:, :count])
     every = np.concatenate(found, axis=1)  # [cells, n views, K]
     every = every.reshape(len(every), len(part.indices), -1, every.shape[-1])
-    return np.logaddexp.reduce(every, axis=2) - np.log(every.shape[2])
+    with np.errstate(invalid="ignore"):  # of cells that diverged
+        return np.logaddexp.reduce(every, axis=2) - np.log(every.shape[2])
 
 
 @functools.partial(jax.jit, static_argnames=("heads", "at_once"))

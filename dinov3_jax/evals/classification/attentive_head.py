@@ -15,7 +15,9 @@ from dinov3_jax.config import ConfigError
 from dinov3_jax.models import rope
 from dinov3_jax.types import Params
 
-PERIODS = (0.25, 16.0)  # of sin and cos, where an axis of the clip is 1 long
+# Of sin and cos, shortest and longest, where an axis of the clip is 1 long; the shortest is no whole
+# part of 1, or the first frame and the last would look alike.
+PERIODS = (0.3, 10.0)
 _EPSILON = 1e-5  # of the norms
 
 
@@ -39,12 +41,12 @@ def check(width: int, heads: int) -> None:
 
 
 def init(key: jax.Array, *, inputs: int, classes: int, width: int, blocks: int) -> Params:
-    """Fresh float32 parameters: matrices N(0, .02^2), biases 0, norms 1 and 0."""
+    """Fresh float32 parameters: matrices N(0, 1 / inputs), biases 0, norms 1 and 0."""
     keys = iter(jax.random.split(key, 10))
 
     def linear(fan_in, fan_out, *stack):
-        kernel = 0.02 * jax.random.normal(next(keys), (*stack, fan_in, fan_out))
-        return {"kernel": kernel, "bias": jnp.zeros((*stack, fan_out))}
+        kernel = jax.random.normal(next(keys), (*stack, fan_in, fan_out))
+        return {"kernel": fan_in**-0.5 * kernel, "bias": jnp.zeros((*stack, fan_out))}
 
     def norm(*stack):
         return {"scale": jnp.ones((*stack, width)), "bias": jnp.zeros((*stack, width))}
@@ -60,7 +62,7 @@ def init(key: jax.Array, *, inputs: int, classes: int, width: int, blocks: int) 
             "fc2": linear(4 * width, width, blocks),
         },
         "norm": norm(),
-        "query": 0.02 * jax.random.normal(next(keys), (width,)),
+        "query": jax.random.normal(next(keys), (width,)),
         "kv": linear(width, 2 * width),
         "pool": linear(width, width),
         "pool_norm": norm(),

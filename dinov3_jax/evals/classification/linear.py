@@ -90,7 +90,7 @@ def result(head: Head, found: np.ndarray, data: Classification, settings: Linear
     row |= head.chosen
     split = "test: there is no val/" if data.val is None else "val"
     curves = {
-        f"{n} CLS{' + mean' * pooled}, decay {decay:g}": line
+        f"CLS of {n}{' + mean' * pooled}, decay {decay:g}": line
         for (n, pooled, decay), line in head.table.items()
     }
     caption = f"Top-1 by learning rate (at 256 images), on {split}"
