@@ -15,8 +15,8 @@ from dinov3_jax.config import ConfigError
 from dinov3_jax.models import rope
 from dinov3_jax.types import Params
 
-# Of sin and cos, shortest and longest, where an axis of the clip is 1 long; the shortest is no whole
-# part of 1, or the first frame and the last would look alike.
+# Of sin and cos, shortest and longest, where an axis of the clip is 1 long. The shortest is no
+# whole part of 1, or the first frame and the last would look alike.
 PERIODS = (0.3, 10.0)
 _EPSILON = 1e-5  # of the norms
 
