@@ -81,7 +81,7 @@ def evaluate(model: Model, settings: ImagenetSettings, mesh: Mesh) -> Result:
     for name, split in splits.items():
         scores = linear.scores(head, split, settings, mesh)
         if name in ("r", "a"):
-            scores = metrics.restrict(scores, np.unique(split.labels))
+            scores = metrics.restrict(scores, np.unique(split.labels).tolist())
         row[f"{name}/top1"] = metrics.accuracy(scores, split.labels)
     if objectnet is not None:
         split, right = objectnet

@@ -26,7 +26,7 @@ from dinov3_jax.evals.classification.probe import Batch
 from dinov3_jax.features.extract import check_layers, whole_batch
 from dinov3_jax.models.model import Model
 
-See = Callable[[np.ndarray], jax.Array]
+See = Callable[[np.ndarray | jax.Array], jax.Array]
 
 
 def spans(model: Model, layers: tuple[int, ...], pooling: tuple[bool, ...]):

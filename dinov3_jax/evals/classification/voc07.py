@@ -36,9 +36,10 @@ def evaluate(model: Model, settings: Voc07Settings, mesh: Mesh) -> Result:
     ``average_precision``: of the area under the curve; ``val_map`` and ``C`` of the choice;
     ``unfinished``: fits out of all that ``max_iter`` ended."""
     data = open_voc07(settings.data)
-    how = {"resize": settings.resize, "crop": settings.crop, "batch": settings.batch}
     train, val, test = (
-        split_features(model, mesh, split, **how).astype(np.float64)
+        split_features(
+            model, mesh, split, resize=settings.resize, crop=settings.crop, batch=settings.batch
+        ).astype(np.float64)
         for split in (data.train, data.val, data.test)
     )
     values = sorted(GRID if settings.C is None else settings.C)
