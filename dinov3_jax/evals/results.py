@@ -45,6 +45,7 @@ def finished(out: Path, wanted: dict[str, Any], *, model: str, weights: str) -> 
                 f"{out} holds {name} of another evaluation ({'; '.join(changed)}); take another "
                 "--out, or set these back to go on with that one"
             )
+    finish(out)  # a run may have been killed between results.json and the page
     return wanted.keys() & there.keys()
 
 

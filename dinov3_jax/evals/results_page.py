@@ -62,7 +62,7 @@ def _section(name, entry, pictures):
     )
     return (
         f"<section id='{name}'><h2>{name}</h2><p class='lead'>"
-        f"{html.escape(EVALUATIONS[name].about)}</p><div class='grid'>"
+        f"{html.escape(EVALUATIONS[name].about)}</p><div class='grid pair'>"
         f"<div class='card table'><table><tbody>{metrics}</tbody></table></div>"
         f"<div class='card table'><h3>Settings</h3><table><tbody>{settings}</tbody></table></div>"
         f"</div>{shown and f'<div class=grid>{shown}</div>'}</section>"

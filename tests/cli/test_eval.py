@@ -36,7 +36,7 @@ def test_several_evaluations_and_again(run, data, tmp_path, capsys):
     first = run("--eval=knn", *flags)
     assert first["knn"]["metrics"]["top1_3"] == 100.0
     assert "knn: top1 100 (" in capsys.readouterr().out
-    flags += [*SIZES[2:], "--set=logistic.C=1,", f"--data=logistic={data}/"]
+    flags += [*SIZES[2:], "--set=logistic.C=100,", f"--data=logistic={data}/"]
     again = run("--eval=knn,logistic", *flags)
     assert again["knn"] == first["knn"]
     assert again["logistic"]["settings"]["data"] == f"{data}/"

@@ -161,7 +161,7 @@ def _rank(weights, labels, classes):
 def _pictures(data: Classification, settings: KnnSettings, predicted, index) -> tuple[Picture, ...]:
     """Some wrong and some right queries, each beside the images nearest to it."""
     right = predicted == data.test.labels
-    shown = [*np.flatnonzero(~right)[:4], *np.flatnonzero(right)[:2]]
+    shown = [*_spaced(np.flatnonzero(~right), 4), *_spaced(np.flatnonzero(right), 2)]
     side = min(settings.crop, 96)
 
     def tile(split, i):
@@ -177,3 +177,9 @@ def _pictures(data: Classification, settings: KnnSettings, predicted, index) -> 
         tiles = [tile(data.test, i), *(tile(data.train, j) for j in voters)]
         pictures.append(Picture(caption, np.concatenate(tiles, axis=1)))
     return tuple(pictures)
+
+
+def _spaced(indices, most):
+    """At most ``most`` of them, from all over: those of one class lie side by side."""
+    places = np.linspace(0, len(indices) - 1, min(most, len(indices)))
+    return indices[places.round().astype(int)]
