@@ -157,6 +157,7 @@ def _rates(settings, steps):
         patch_embed_lr=1.0,
         freeze_last_layer=0,
         freeze_backbone=0,
+        reduce_dtype="float32",
     )
 
 
