@@ -83,6 +83,8 @@ def make_training(
     at_once: bool,
 ) -> Callable[[], np.ndarray]:
     """A step is the whole training; it returns the kernels [13, F, K]."""
+    import jax
+
     from configs import base
     from dinov3_jax.config import MeshConfig
     from dinov3_jax.distributed.mesh import make_mesh
@@ -93,7 +95,7 @@ def make_training(
     from dinov3_jax.recipe import from_config_dict
 
     del threads  # the process is pinned to that many processors, and XLA counts them
-    rng, mesh = np.random.default_rng(0), make_mesh(MeshConfig(1, 1, 1, 1))
+    rng, mesh = np.random.default_rng(0), make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1])
     noise = rng.integers(0, 256, (4 * batch, crop * 5 // 4, crop * 3 // 2, 3), np.uint8)
     split = Noise(noise, rng.integers(0, classes, len(noise)).astype(np.int32))
     recipe = base.get_config()
