@@ -37,8 +37,9 @@ def extractor(
     norm. With ``layers``, 0-based blocks (stages of a ConvNeXt), one array for each of them:
     ``cls_2``, ``patch_tokens_2`` ...; of these ``norm=False`` gives the raw tokens. Images go
     through in batches of ``whole_batch(batch, mesh)``, the last one filled up with black images
-    whose features are dropped, so that one shape of images is compiled once. The batch is spread over ``mesh``; parameters lie as
-    ``distributed.sharding`` says, whole on each device of a mesh without ``fsdp``. One process.
+    whose features are dropped, so that one shape of images is compiled once. The batch is spread
+    over ``mesh``; parameters lie as ``distributed.sharding`` says, whole on each device of a mesh
+    without ``fsdp``. One process.
 
     Raises ``ConfigError`` for a name that does not exist, a layer that the model does not have,
     and, when called, features that are not finite.

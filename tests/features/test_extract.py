@@ -127,5 +127,5 @@ def test_sides_off_the_grid(model):
         ConfigError, match="crop is 30, tiny has patches of 4 pixels; take 28 or 32"
     ):
         check_sides(model, [8, 30], "crop")
-    with pytest.raises(ConfigError, match="size is 3, .*; take 4"):
+    with pytest.raises(ConfigError, match=r"size is 3, .*; take 4"):
         check_sides(model, [3], "size")

@@ -12,8 +12,8 @@ from dinov3_jax.data.record import SourceError
 COLUMNS = ("image_a", "image_b", "xa", "ya", "xb", "yb")
 LAYOUT = f"""wanted a CSV file with the columns
   {",".join(COLUMNS)}
-a line a point: two images, by paths below the folder of the file, and where the point is in each, in
-pixels from the top left corner"""
+a line a point: two images, by paths below the folder of the file, and where the point is in each,
+in pixels from the top left corner"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -113,8 +113,9 @@ def partners(
     """
     rng = np.random.default_rng(seed)
     found, alone = [], 0
-    for view, scene in [(view, scene) for scene in scenes.values() for view in scene][::every]:
-        near = [other for other in scene if other is not view and angle(view, other) <= limit]
+    views = [(view, others) for others in scenes.values() for view in others]
+    for view, others in views[::every]:
+        near = [other for other in others if other is not view and angle(view, other) <= limit]
         if near:
             found.append((view, near[rng.integers(len(near))]))
         else:

@@ -25,17 +25,16 @@ LONGEST, LINES = 512, 40  # pixels and points of a picture
 class MatchesSettings:
     data: str  # CSV file: image_a,image_b,xa,ya,xb,yb
     longest: int = 512  # pixels of the long side at most; each side goes to the nearest patch
-    alpha: tuple[float, ...] = (0.05, 0.1)  # errors that count as found, of image b's long side
-    pixels: tuple[float, ...] = ()  # errors that count as found, in pixels of image b as it is
+    alpha: float = 0.1  # error that counts as found, of image b's long side
+    pixels: tuple[float, ...] = ()  # errors that count as found, too, in pixels of image b
     layer: int | None = None  # 0-based block, None the last; after the final norm
 
 
 def evaluate(model: Model, settings: MatchesSettings, mesh: Mesh) -> Result:
-    """``pck@ALPHA`` and ``pck@Npx`` in percent of all points, and their median ``error`` in pixels
-    of image b, whose patches bound how small it can be."""
-    thresholds = (*settings.alpha, *settings.pixels)
-    if not thresholds or min(thresholds) <= 0:
-        raise ConfigError(f"alpha {settings.alpha}, pixels {settings.pixels}; wanted some above 0")
+    """``pck`` at ``alpha`` and ``pck@Npx`` in percent of all points, and their median ``error`` in
+    pixels of image b, whose patches bound how small it can be."""
+    if min(settings.alpha, *settings.pixels, 1.0) <= 0:
+        raise ConfigError(f"alpha {settings.alpha}, pixels {settings.pixels}; wanted all above 0")
     pairs = open_matches(settings.data)
     layers = None if settings.layer is None else (settings.layer,)
     extract = extractor(model, mesh, tokens="patch", layers=layers, batch=1)
@@ -54,9 +53,7 @@ def evaluate(model: Model, settings: MatchesSettings, mesh: Mesh) -> Result:
     share = [np.median(error) / side for error, side in zip(errors, longest)]
     order = np.argsort(share, kind="stable")
     shown = dict.fromkeys([*order[:SHOWN], *order[-SHOWN:]])
-    near = max(settings.alpha, default=0.0)
-    limits = [near * side if near else max(settings.pixels) for side in longest]
-    pictures = (_picture(pairs[i], found[i], errors[i], limits[i]) for i in shown)
+    pictures = (_picture(pairs[i], found[i], errors[i], settings.alpha * longest[i]) for i in shown)
     return Result(metrics, tuple(pictures))
 
 
@@ -81,13 +78,13 @@ def score(
     errors: list[np.ndarray],
     longest: list[int],
     *,
-    alpha: tuple[float, ...],
+    alpha: float,
     pixels: tuple[float, ...],
 ) -> dict[str, float]:
     """``errors`` [k] in pixels of each pair, and the long side of its image b -> metrics."""
     distance = np.concatenate(errors)
     relative = np.concatenate([error / side for error, side in zip(errors, longest)])
-    metrics = {f"pck@{a:g}": 100 * float((relative <= a).mean()) for a in alpha}
+    metrics = {"pck": 100 * float((relative <= alpha).mean())}
     metrics |= {f"pck@{p:g}px": 100 * float((distance <= p).mean()) for p in pixels}
     return metrics | {"error": float(np.median(distance)), "points": float(len(distance))}
 

@@ -68,7 +68,7 @@ def test_mistakes(model, tmp_path):
             evaluate(model, dataclasses.replace(settings, **changes), mesh(1))
     for name in "ab":
         (tmp_path / "database" / name).rename(tmp_path / "database" / f"{name}{name}")
-    with pytest.raises(SourceError, match="none of 3 queries .* has a positive"):
+    with pytest.raises(SourceError, match=r"none of 3 queries .* has a positive"):
         evaluate(model, settings, mesh(1))
     (tmp_path / "queries" / "c" / "0.png").write_bytes(b"")
     with pytest.raises(SourceError, match="none of 3"):
