@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from dinov3_jax.data.benchmarks.amstertime import open_amstertime
 from dinov3_jax.data.centre_crop import centre_crop
 from dinov3_jax.evals.evaluation import Result
-from dinov3_jax.evals.retrieval.embed import embed
+from dinov3_jax.evals.retrieval.embed import embedder
 from dinov3_jax.evals.retrieval.gallery import gallery
 from dinov3_jax.evals.retrieval.metrics import Query, average_precisions, rankings
 from dinov3_jax.features.extract import check_sides
@@ -31,19 +31,15 @@ def evaluate(model: Model, settings: AmsterTimeSettings, mesh: Mesh) -> Result:
     """``map`` over the queries of both directions, and ``map_old_to_new``, ``map_new_to_old``."""
     check_sides(model, [settings.crop], "crop")
     data = open_amstertime(settings.data)
-    old, new = (
-        embed(
-            model,
-            lambda i, images=images: centre_crop(
-                images[i], resize=settings.resize, crop=settings.crop
-            ),
+    embed = embedder(model, mesh, scales=settings.scales, batch=settings.batch)
+
+    def descriptors(images):
+        return embed(
+            lambda i: centre_crop(images[i], resize=settings.resize, crop=settings.crop),
             len(images),
-            mesh=mesh,
-            scales=settings.scales,
-            batch=settings.batch,
         )
-        for images in (data.old, data.new)
-    )
+
+    old, new = descriptors(data.old), descriptors(data.new)
     orders = [list(rankings(a, b)) for a, b in ((old, new), (new, old))]
     metrics, precision = score(*orders)
     pictures = gallery(

@@ -15,7 +15,7 @@ from dinov3_jax.data.benchmarks.copydays import open_copydays
 from dinov3_jax.data.benchmarks.images import Images, list_images
 from dinov3_jax.data.bicubic import resize
 from dinov3_jax.evals.evaluation import Result
-from dinov3_jax.evals.retrieval.embed import embed
+from dinov3_jax.evals.retrieval.embed import embedder
 from dinov3_jax.evals.retrieval.gallery import gallery
 from dinov3_jax.evals.retrieval.metrics import (
     Query,
@@ -47,22 +47,16 @@ def evaluate(model: Model, settings: CopydaysSettings, mesh: Mesh) -> Result:
     data = open_copydays(settings.data)
     others, learn = _folder(settings, "distractors"), _folder(settings, "whitening")
 
-    def descriptors(images: Images | None):
-        if images is None:
-            return None
-        return embed(
-            model,
-            lambda i: resize(images[i], settings.size, settings.size),
-            len(images),
-            mesh=mesh,
-            gem=settings.gem,
-            batch=settings.batch,
-        )
+    embed = embedder(model, mesh, gem=settings.gem, batch=settings.batch)
 
-    parts = [descriptors(data.originals), descriptors(others)]
-    database = np.concatenate([part for part in parts if part is not None])
-    queries, known = descriptors(data.strong), descriptors(learn)
-    if known is not None:
+    def descriptors(images: Images):
+        return embed(lambda i: resize(images[i], settings.size, settings.size), len(images))
+
+    queries, database = descriptors(data.strong), descriptors(data.originals)
+    if others is not None:
+        database = np.concatenate([database, descriptors(others)])
+    if learn is not None:
+        known = descriptors(learn)
         # As many directions as the images can show, D at most.
         whitening = fit_whitening(known, min(known.shape[1], max(1, len(known) - 1)))
         queries, database = whiten(whitening, queries), whiten(whitening, database)
@@ -71,7 +65,7 @@ def evaluate(model: Model, settings: CopydaysSettings, mesh: Mesh) -> Result:
     metrics = {
         "map": 100 * float(precision.mean()),
         "database": float(len(database)),
-        "whitening": 0.0 if known is None else float(len(known)),
+        "whitening": 0.0 if learn is None else float(len(learn)),
     }
 
     def image(row):

@@ -12,20 +12,17 @@ from dinov3_jax.data.in_order import in_order
 from dinov3_jax.features.extract import extractor, whole_batch
 from dinov3_jax.models.model import Model
 
-SCALES = (1.0, 0.5**0.5, 0.5)  # of DINO's multi-scale descriptors
 
-
-def embed(
+def embedder(
     model: Model,
-    read: Callable[[int], np.ndarray],
-    count: int,
-    *,
     mesh: Mesh,
+    *,
     scales: Sequence[float] = (1.0,),
     gem: float | None = None,
     batch: int = 64,
-) -> np.ndarray:
-    """Descriptors float32 [count, D] of the images ``read(0)`` .. ``read(count - 1)``.
+) -> Callable[[Callable[[int], np.ndarray], int], np.ndarray]:
+    """A function (read, count) -> descriptors float32 [count, D] of ``read(0)`` .. ``read(count -
+    1)``; each shape of images is compiled once, for all its calls.
 
     The CLS token after the final norm; with ``gem`` followed by the generalised mean of the patch
     tokens with that power, [count, 2 D]. Over several ``scales`` the mean is taken. Lengths are as
@@ -33,27 +30,33 @@ def embed(
 
     ``read`` gives uint8 [H, W, 3] of any size on the patch grid and is called by threads; images of
     one shape share batches. A scale other than 1 brings each side to the nearest multiple of
-    ``model.stride``.
+    ``model.stride``. Raises ``ConfigError`` for scales that are not above 0.
     """
-    if not count or not scales or min(scales) <= 0:
-        raise ConfigError(f"{count} images at scales {scales}; wanted at least 1 of each, above 0")
+    if not scales or min(scales) <= 0:
+        raise ConfigError(f"scales are {scales}, wanted at least one, each above 0")
     extract = extractor(model, mesh, tokens="cls" if gem is None else "cls+patch", batch=batch)
     size = whole_batch(batch, mesh)
-    waiting = collections.defaultdict(list)
-    rows = {}
 
-    def compute(shape):
-        numbers, images = zip(*waiting.pop(shape))
+    def descriptors(images):
         made = sum(_descriptors(extract(_scaled(images, s, model.stride)), gem) for s in scales)
-        rows.update(zip(numbers, made / len(scales)))
+        return made / len(scales)
 
-    for number, image in enumerate(in_order(read, range(count), ahead=2 * size)):
-        waiting[image.shape].append((number, image))
-        if len(waiting[image.shape]) == size:
-            compute(image.shape)
-    for shape in list(waiting):
-        compute(shape)
-    return np.stack([rows[number] for number in range(count)])
+    def embed(read, count):
+        rows, waiting = {}, collections.defaultdict(list)
+
+        def compute(shape):
+            numbers, images = zip(*waiting.pop(shape))
+            rows.update(zip(numbers, descriptors(images)))
+
+        for number, image in enumerate(in_order(read, range(count), ahead=2 * size)):
+            waiting[image.shape].append((number, image))
+            if len(waiting[image.shape]) == size:
+                compute(image.shape)
+        for shape in list(waiting):
+            compute(shape)
+        return np.stack([rows[number] for number in range(count)])
+
+    return embed
 
 
 def gem_pool(patch_tokens: np.ndarray, power: float) -> np.ndarray:

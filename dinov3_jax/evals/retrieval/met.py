@@ -15,7 +15,7 @@ from dinov3_jax.curation.neighbours import nearest
 from dinov3_jax.data.benchmarks.met import Labelled, open_met
 from dinov3_jax.data.bicubic import on_grid
 from dinov3_jax.evals.evaluation import Result
-from dinov3_jax.evals.retrieval.embed import embed
+from dinov3_jax.evals.retrieval.embed import embedder
 from dinov3_jax.evals.retrieval.gallery import gallery
 from dinov3_jax.evals.retrieval.metrics import Query, global_average_precision
 from dinov3_jax.evals.retrieval.whitening import fit_whitening, whiten
@@ -47,11 +47,20 @@ def evaluate(model: Model, settings: MetSettings, mesh: Mesh) -> Result:
             f"k {settings.k}, t {settings.t}, dims {settings.dims}; wanted some, >= 1"
         )
     data = open_met(settings.data, database=settings.database)
-    raw = [_descriptors(model, split, settings, mesh) for split in (data.database, data.val)]
-    raw.append(_descriptors(model, data.test, settings, mesh))
-    dims = min(settings.dims, raw[0].shape[1])
-    whitening = fit_whitening(raw[0], dims)
-    database, val, test = (whiten(whitening, x) for x in raw)
+    embed = embedder(model, mesh, scales=settings.scales, batch=settings.batch)
+
+    def descriptors(images):
+        return embed(
+            lambda i: on_grid(images[i], settings.longest, stride=model.stride), len(images)
+        )
+
+    raw = descriptors(data.database.images)
+    dims = min(settings.dims, raw.shape[1])
+    whitening = fit_whitening(raw, dims)
+    database, val, test = (
+        whiten(whitening, x)
+        for x in (raw, descriptors(data.val.images), descriptors(data.test.images))
+    )
     ks = tuple(k for k in settings.k if k <= len(database)) or (len(database),)
     classes = len(np.unique(data.database.labels))
 
@@ -127,14 +136,3 @@ def predict(
     weights = np.where(first, np.exp(t * (cosine - cosine[:, :1])), 0.0)
     absent = (classes - first.sum(axis=1)) * np.exp(-t * cosine[:, 0])
     return labels[:, 0], 1 / (weights.sum(axis=1) + absent)
-
-
-def _descriptors(model, split: Labelled, settings, mesh):
-    return embed(
-        model,
-        lambda i: on_grid(split.images[i], settings.longest, stride=model.stride),
-        len(split.images),
-        mesh=mesh,
-        scales=settings.scales,
-        batch=settings.batch,
-    )

@@ -11,7 +11,7 @@ from dinov3_jax.data.benchmarks.retrieval import open_retrieval
 from dinov3_jax.data.bicubic import letterbox
 from dinov3_jax.data.record import SourceError
 from dinov3_jax.evals.evaluation import Result
-from dinov3_jax.evals.retrieval.embed import embed
+from dinov3_jax.evals.retrieval.embed import embedder
 from dinov3_jax.evals.retrieval.gallery import RESULTS, gallery
 from dinov3_jax.evals.retrieval.metrics import (
     Query,
@@ -46,17 +46,12 @@ def evaluate(model: Model, settings: RetrievalSettings, mesh: Mesh) -> Result:
             f"none of {len(data.queries)} queries of {settings.data} has a positive: no class of "
             "queries/ is in database/; name the folders alike in both"
         )
-    queries, database = (
-        embed(
-            model,
-            lambda i, images=images: letterbox(images[i], settings.size),
-            len(images),
-            mesh=mesh,
-            scales=settings.scales,
-            batch=settings.batch,
-        )
-        for images in (data.queries, data.database)
-    )
+    embed = embedder(model, mesh, scales=settings.scales, batch=settings.batch)
+
+    def descriptors(images):
+        return embed(lambda i: letterbox(images[i], settings.size), len(images))
+
+    queries, database = descriptors(data.queries), descriptors(data.database)
     truth = [Query(rows, np.array([], int)) for rows in data.positives]
     k = tuple(n for n in settings.k if n <= len(data.database))
     metrics, precision, first = score(rankings(queries, database), truth, k=k)

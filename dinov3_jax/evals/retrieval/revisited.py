@@ -13,7 +13,7 @@ from dinov3_jax.data.benchmarks.revisited import Revisited, open_revisited
 from dinov3_jax.data.bicubic import letterbox
 from dinov3_jax.data.record import SourceError
 from dinov3_jax.evals.evaluation import Result
-from dinov3_jax.evals.retrieval.embed import embed
+from dinov3_jax.evals.retrieval.embed import embedder
 from dinov3_jax.evals.retrieval.gallery import gallery
 from dinov3_jax.evals.retrieval.metrics import Query, average_precisions, rankings
 from dinov3_jax.features.extract import check_sides
@@ -39,25 +39,13 @@ def evaluate(model: Model, settings: OxfordSettings, mesh: Mesh) -> Result:
         image = data.queries[i]
         return _cut(image, data.boxes[i], data.queries.files[i]) if settings.crop_queries else image
 
-    def descriptors(read, count):
-        return embed(
-            model,
-            lambda i: letterbox(read(i), settings.size),
-            count,
-            mesh=mesh,
-            scales=settings.scales,
-            batch=settings.batch,
-        )
-
-    orders = list(
-        rankings(
-            descriptors(query, len(data.queries)),
-            descriptors(data.database.__getitem__, len(data.database)),
-        )
-    )
+    embed = embedder(model, mesh, scales=settings.scales, batch=settings.batch)
+    queries = embed(lambda i: letterbox(query(i), settings.size), len(data.queries))
+    database = embed(lambda i: letterbox(data.database[i], settings.size), len(data.database))
+    orders = list(rankings(queries, database))
     metrics, precision = score(data, orders)
-    worst = levels(data)["medium"]
-    pictures = gallery(query, data.database.__getitem__, orders, worst, precision["medium"])
+    medium = levels(data)["medium"]
+    pictures = gallery(query, data.database.__getitem__, orders, medium, precision["medium"])
     return Result(metrics, pictures)
 
 
