@@ -188,9 +188,9 @@ def _attention(model, views, options):
 def _match(model, views, options):
     if len(views) != 2:
         raise ConfigError(f"{len(views)} image(s) are given, a match is of two")
-    pixels = [view.pixels for view in views]
-    picture = match_picture(*pixels, *_tokens(model, views), options, stride=model.stride)
-    return {f"{views[0].name}_match_{views[1].name}": picture}
+    (a, b), (tokens_a, tokens_b) = views, _tokens(model, views)
+    picture = match_picture(a.pixels, b.pixels, tokens_a, tokens_b, options, stride=model.stride)
+    return {f"{a.name}_match_{b.name}": picture}
 
 
 def _tokens(model: Model, views: list[View]) -> list[np.ndarray]:

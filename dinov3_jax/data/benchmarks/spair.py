@@ -36,20 +36,24 @@ def open_spair(path: str, *, split: str) -> SPair:
     for file in sorted((root / "PairAnnotation" / split).glob("*.json")):
         try:
             entry = json.loads(file.read_text())
-            points = [
-                np.array(entry[f"{s}_kps"], np.float64).reshape(-1, 2) for s in ("src", "trg")
-            ]
-            box = np.array(entry["trg_bndbox"], np.float64).reshape(4)
-            category = entry["category"]
-            names = [f"{category}/{entry[f'{side}_imname']}" for side in ("src", "trg")]
+            pair = Pair(
+                category=entry["category"],
+                a=f"{entry['category']}/{entry['src_imname']}",
+                b=f"{entry['category']}/{entry['trg_imname']}",
+                points_a=np.array(entry["src_kps"], np.float64).reshape(-1, 2),
+                points_b=np.array(entry["trg_kps"], np.float64).reshape(-1, 2),
+                box_b=np.array(entry["trg_bndbox"], np.float64).reshape(4),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise SourceError(f"{file}: {type(error).__name__} {error}; get it again") from error
-        if points[0].shape != points[1].shape or not len(points[0]):
+        if pair.points_a.shape != pair.points_b.shape or not len(pair.points_a):
             raise SourceError(
-                f"{file} has {len(points[0])} keypoints in the source, {len(points[1])} in the "
-                "target; wanted equally many, at least 1"
+                f"{file} has {len(pair.points_a)} keypoints in the source, {len(pair.points_b)} in "
+                "the target; wanted equally many, at least 1"
             )
-        if not (box[2:] > box[:2]).all():
-            raise SourceError(f"{file} has the box {box.tolist()}, wanted x0 < x1 and y0 < y1")
-        pairs.append(Pair(category, *names, *points, box))
+        if not (pair.box_b[2:] > pair.box_b[:2]).all():
+            raise SourceError(
+                f"{file} has the box {pair.box_b.tolist()}, wanted x0 < x1 and y0 < y1"
+            )
+        pairs.append(pair)
     return SPair(str(root / "JPEGImages"), tuple(pairs))

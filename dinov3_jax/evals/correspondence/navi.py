@@ -19,6 +19,7 @@ from dinov3_jax.data.in_order import in_order
 from dinov3_jax.data.record import SourceError
 from dinov3_jax.evals.correspondence.geometry import angle, move, unproject
 from dinov3_jax.evals.correspondence.interpolate import bicubic
+from dinov3_jax.evals.correspondence.match import centres
 from dinov3_jax.evals.correspondence.picture import GREEN, RED, draw_matches
 from dinov3_jax.evals.evaluation import Picture, Result
 from dinov3_jax.features.extract import check_layers, check_sides, extractor
@@ -88,11 +89,10 @@ def evaluate(model: Model, settings: NaviSettings, mesh: Mesh) -> Result:
         for name, extract in extracts.items():
             (tokens,) = extract(images).values()
             for i, ((source, target), (a, b)) in enumerate(zip(chunk, seen)):
-                grids = tokens[2 * i], tokens[2 * i + 1]
                 moved = move(a.points.reshape(-1, 3).astype(np.float64), source, target)
                 matched[name].append(
                     match_points(
-                        *grids, moved, a.points, b.points,
+                        tokens[2 * i], tokens[2 * i + 1], moved, a.points, b.points,
                         matches=settings.matches, rank=settings.rank, mesh=mesh,
                     )
                 )  # fmt: skip
@@ -204,13 +204,13 @@ def _pictures(pairs, matched, settings):
     for i in dict.fromkeys([*order[:SHOWN], *order[-SHOWN:]]):
         some = np.linspace(0, len(matched[i].a) - 1, min(LINES, len(matched[i].a))).astype(int)
         scale = settings.size / settings.grid
-        places = [
-            (np.stack([index % settings.grid, index // settings.grid], axis=1) + 0.5) * scale
-            for index in (matched[i].a[some], matched[i].b[some])
-        ]
+        start, end = (
+            centres(index[some], (settings.grid, settings.grid), stride=scale)
+            for index in (matched[i].a, matched[i].b)
+        )
         colours = np.where((matched[i].error < 0.02)[some, None], GREEN, RED)
         a, b = (cut(view, settings).pixels for view in pairs[i])
-        drawn = draw_matches(a, b, *places, colours, longest=LONGEST)
+        drawn = draw_matches(a, b, start, end, colours, longest=LONGEST)
         caption = f"pair {i}: {100 * share[i]:.0f} % of the matches are within 2 cm (green)"
         pictures.append(Picture(caption, drawn))
     return tuple(pictures)

@@ -39,14 +39,14 @@ def evaluate(model: Model, settings: MatchesSettings, mesh: Mesh) -> Result:
     layers = None if settings.layer is None else (settings.layer,)
     extract = extractor(model, mesh, tokens="patch", layers=layers, batch=1)
     found, errors, longest = [], [], []
-    for pair, images in zip(pairs, in_order(_read, pairs, ahead=4)):
-        tokens = []
-        for image in images:
-            fitted = on_grid(image, settings.longest, stride=model.stride)
-            (made,) = extract(fitted[None]).values()
-            tokens.append(made[0])
-        a, b = images
-        found.append(locate(*tokens, pair.points_a, a.shape[:2], b.shape[:2]))
+
+    def tokens(image):
+        fitted = on_grid(image, settings.longest, stride=model.stride)
+        (made,) = extract(fitted[None]).values()
+        return made[0]
+
+    for pair, (a, b) in zip(pairs, in_order(_read, pairs, ahead=4)):
+        found.append(locate(tokens(a), tokens(b), pair.points_a, a.shape[:2], b.shape[:2]))
         errors.append(np.linalg.norm(found[-1] - pair.points_b, axis=1))
         longest.append(max(b.shape[:2]))
     metrics = score(errors, longest, alpha=settings.alpha, pixels=settings.pixels)

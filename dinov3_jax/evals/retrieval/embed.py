@@ -38,8 +38,8 @@ def embedder(
     size = whole_batch(batch, mesh)
 
     def descriptors(images):
-        made = sum(_descriptors(extract(_scaled(images, s, model.stride)), gem) for s in scales)
-        return made / len(scales)
+        made = [_descriptors(extract(_scaled(images, s, model.stride)), gem) for s in scales]
+        return np.mean(made, axis=0)
 
     def embed(read, count):
         rows, waiting = {}, collections.defaultdict(list)

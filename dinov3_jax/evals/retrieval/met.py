@@ -6,13 +6,14 @@ al., The Met Dataset (NeurIPS 2021, arXiv 2202.01747); DINOv3 appendix D.8.
 
 import dataclasses
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 
 from dinov3_jax.config import ConfigError
 from dinov3_jax.curation.neighbours import nearest
-from dinov3_jax.data.benchmarks.met import Labelled, open_met
+from dinov3_jax.data.benchmarks.met import open_met
 from dinov3_jax.data.bicubic import on_grid
 from dinov3_jax.evals.evaluation import Result
 from dinov3_jax.evals.retrieval.embed import embedder
@@ -34,6 +35,13 @@ class MetSettings:
         0.01, 0.1, 1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 50.0, 100.0, 500.0,
     )  # fmt: skip
     batch: int = 64  # images
+
+
+class Found(NamedTuple):
+    """The K nearest database images of each query, nearest first."""
+
+    labels: np.ndarray  # int [q, K], their exhibits
+    cosine: np.ndarray  # float [q, K]
 
 
 def evaluate(model: Model, settings: MetSettings, mesh: Mesh) -> Result:
@@ -66,11 +74,13 @@ def evaluate(model: Model, settings: MetSettings, mesh: Mesh) -> Result:
 
     def search(queries):
         rows, cosine = nearest(queries, database, max(ks), mesh=mesh)
-        return rows, data.database.labels[rows], cosine
+        return rows, Found(data.database.labels[rows], cosine)
 
-    (_, *found_val), (rows, *found_test) = search(val), search(test)
-    metrics, chosen = score(found_val, found_test, data.val, data.test, classes, ks, settings.t)
-    predicted, confidence = predict(*found_test, classes, *chosen)
+    (_, found_val), (rows, found) = search(val), search(test)
+    metrics, (k, t) = score(
+        found_val, data.val.labels, found, data.test.labels, classes=classes, ks=ks, ts=settings.t
+    )
+    predicted, confidence = predict(found, classes, k, t)
     # As a ranking: right answers come first, the surer the better; wrong and sure come last.
     known = data.test.labels >= 0
     sure = np.where(known, np.where(predicted == data.test.labels, confidence, -confidence), np.nan)
@@ -90,28 +100,35 @@ def evaluate(model: Model, settings: MetSettings, mesh: Mesh) -> Result:
 
 
 def score(
-    found_val, found_test, val: Labelled, test: Labelled, classes: int, ks, ts
+    found_val: Found,
+    val: np.ndarray,
+    found: Found,
+    test: np.ndarray,
+    *,
+    classes: int,
+    ks: tuple[int, ...],
+    ts: tuple[float, ...],
 ) -> tuple[dict[str, float], tuple[int, float]]:
-    """(metrics, the chosen (k, t)): the pair of best GAP on val, the first among equals.
+    """(metrics of the test, the chosen (k, t)): the pair of best GAP on val, the first of equals.
 
-    ``found_*``: labels int [q, K] and cosines [q, K] of the neighbours, nearest first.
+    ``val`` and ``test`` int [q] are the true exhibits, -1 a distractor.
     """
 
     def gap(found, labels, k, t, *, distractors=True):
-        predicted, confidence = predict(*found, classes, k, t)
+        predicted, confidence = predict(found, classes, k, t)
         kept = np.ones(len(labels), bool) if distractors else labels >= 0
         hits = predicted == labels
         return 100 * global_average_precision(hits[kept], confidence[kept], (labels >= 0)[kept])
 
     grid = list(itertools.product(ks, ts))
-    scores = [gap(found_val, val.labels, k, t) for k, t in grid]
+    scores = [gap(found_val, val, k, t) for k, t in grid]
     k, t = grid[int(np.argmax(scores))]
-    predicted, _ = predict(*found_test, classes, k, t)
-    known = test.labels >= 0
+    predicted, _ = predict(found, classes, k, t)
+    known = test >= 0
     metrics = {
-        "gap": gap(found_test, test.labels, k, t),
-        "gap_minus": gap(found_test, test.labels, k, t, distractors=False),
-        "acc": 100 * float((predicted == test.labels)[known].mean()),
+        "gap": gap(found, test, k, t),
+        "gap_minus": gap(found, test, k, t, distractors=False),
+        "acc": 100 * float((predicted == test)[known].mean()),
         "val_gap": max(scores),
         "k": float(k),
         "t": float(t),
@@ -119,16 +136,13 @@ def score(
     return metrics, (k, t)
 
 
-def predict(
-    labels: np.ndarray, cosine: np.ndarray, classes: int, k: int, t: float
-) -> tuple[np.ndarray, np.ndarray]:
+def predict(found: Found, classes: int, k: int, t: float) -> tuple[np.ndarray, np.ndarray]:
     """(class int [q], confidence [q]) of each query by its k nearest neighbours.
 
     A class among them scores s, the largest cosine of its images, any other one 0. The class of
     largest s wins; its confidence is exp(t s) / sum over all ``classes`` of exp(t score).
-    ``labels`` int and ``cosine`` float [q, K >= k], nearest first.
     """
-    labels, cosine = labels[:, :k], np.asarray(cosine[:, :k], np.float64)
+    labels, cosine = found.labels[:, :k], np.asarray(found.cosine[:, :k], np.float64)
     # The first of a class has its largest cosine; the later ones do not count.
     earlier = np.tril(np.ones((k, k), bool), -1)
     first = ~((labels[:, :, None] == labels[:, None, :]) & earlier).any(axis=2)  # [q, k]

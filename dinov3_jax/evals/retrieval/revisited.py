@@ -74,7 +74,7 @@ def levels(data: Revisited) -> dict[str, list[Query]]:
 
 
 def _cut(image, box, name):
-    x0, y0, x1, y1 = np.round(box).astype(int)
+    x0, y0, x1, y1 = np.round(box).astype(int).tolist()
     part = image[max(y0, 0) : y1, max(x0, 0) : x1]
     if not part.size:
         raise SourceError(

@@ -33,7 +33,7 @@ def revisited(root, *, protocol=4, **changes):
 def met(root, *, folder="ground_truth"):
     """Exhibits 3 and 7 of two images each; val and test show both, and a distractor each."""
     for i in range(4):
-        write(root / f"images/MET/{i}.jpg", seed=i, height=24 + 8 * (i % 2))
+        write(root / f"images/MET/{i}.jpg", seed=i, height=20 + 8 * (i % 2))
     for split in ("val", "test"):
         for i in range(2):
             write(root / f"images/{split}/{i}.jpg", seed=2 * i)

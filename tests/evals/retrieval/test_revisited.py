@@ -34,7 +34,7 @@ def benchmark(**changes):
         ((0, 1, 2, 3), 1.0, 1.0),
         ((2, 0, 1, 3), 1.0, 1.0),  # junk in front changes nothing
         ((0, 2, 3, 1), 0.7916667, 0.25),  # at Hard, easy 0 and junk 2 go: 1 is at rank 1
-        ((3, 0, 1, 2), (0.25 + (1 / 2 + 2 / 3) / 4), 0.25),
+        ((3, 0, 1, 2), (0.25 + (1 / 2 + 2 / 3) / 2) / 2, 0.25),
     ],
 )
 def test_levels(order, medium, hard):
