@@ -67,6 +67,8 @@ def match_picture(
         if len(kept) < 4:
             raise ConfigError(f"--affine needs at least 4 matches, there are {len(kept)}")
         kept = kept[affine_inliers(points_a, points_b, tolerance=options.affine * stride)]
+        if not len(kept):
+            raise ConfigError(f"no affine map explains 3 of {len(found.a)} matches; drop --affine")
     kept = kept[spread(points_a[kept], options.distance * stride)][: options.count]
     print(
         f"{len(found.a)} matches, {len(kept)} drawn, of cosine {found.cosine[kept].mean():.3f} in "

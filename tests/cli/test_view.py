@@ -164,3 +164,9 @@ def test_mistakes_of_match(verb, photo, tmp_path, arguments, message):
     other = save(tmp_path / "other.png")
     with pytest.raises(ConfigError, match=message):
         verb("match", photo, *(argument.format(other=other) for argument in arguments))
+
+
+def test_points_on_a_line_have_no_affine_map(verb, tmp_path):
+    strips = [save(tmp_path / f"{name}.png", 8, 64) for name in "ab"]
+    with pytest.raises(ConfigError, match="no affine map explains 3 of 8 matches"):
+        verb("match", *strips, "--size=none", "--affine=1")
