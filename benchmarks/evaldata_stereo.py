@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 FOCAL, BASELINE = 994.978, 193.001  # pixels, mm; of the images as scikit-image has them
+SCALE = 0.25  # of the scene in navi/, whose depth PNGs grow too coarse beyond a metre
 CENTRE, SHIFT = (311.193, 254.877), 31.086  # principal point of the left; the right's is further
 
 
@@ -70,7 +71,8 @@ def write_spair(left, right, disparity, out: Path, *, points: int = 20, seed: in
 def write_navi(left, right, disparity, out: Path) -> None:
     """Two views; each image is cut so that the axis of its camera goes through the middle.
 
-    depth = FOCAL BASELINE / (disparity + SHIFT) in mm. The right camera's depth is the left's,
+    depth = FOCAL BASELINE / (disparity + SHIFT) in mm, times SCALE, as for a model of that size: of
+    the motorcycle, 1 cm there is 4 cm. The right camera's depth is the left's,
     moved to where it sees it; what it sees alone stays unknown.
     """
     scene = out / "motorbike/wild_set"
@@ -78,7 +80,8 @@ def write_navi(left, right, disparity, out: Path) -> None:
         (scene / name).mkdir(parents=True)
     h, w = disparity.shape
     known = np.isfinite(disparity)
-    depth = np.where(known, FOCAL * BASELINE / (np.where(known, disparity, 0) + SHIFT), np.inf)
+    baseline = SCALE * BASELINE
+    depth = np.where(known, FOCAL * baseline / (np.where(known, disparity, 0) + SHIFT), np.inf)
     moved = np.full((h, w), np.inf)
     y, x = np.nonzero(visible(disparity))
     np.minimum.at(moved, (y, np.round(x - disparity[y, x]).astype(int)), depth[y, x])
@@ -90,7 +93,7 @@ def write_navi(left, right, disparity, out: Path) -> None:
         Image.fromarray(image[part]).save(scene / f"images/{i:03d}.jpg", quality=95)
         stored = np.where(np.isfinite(far), 655350 / far, 0)[part].round().astype(np.uint16)
         Image.fromarray(stored).save(scene / f"depth/{i:03d}.png")
-        camera = {"q": [1, 0, 0, 0], "t": [-i * BASELINE, 0, 0], "focal_length": FOCAL}
+        camera = {"q": [1, 0, 0, 0], "t": [-i * baseline, 0, 0], "focal_length": FOCAL}
         size = list(stored.shape)
         entries.append({"filename": f"{i:03d}.jpg", "camera": camera, "image_size": size})
     (scene / "annotations.json").write_text(json.dumps(entries))
