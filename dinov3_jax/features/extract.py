@@ -34,12 +34,12 @@ def extractor(
     """A function of images uint8 [n, H, W, 3], any n >= 1, H and W multiples of ``model.stride``.
 
     It returns ``cls`` [n, D] and ``patch_tokens`` [n, h, w, D], as ``tokens`` asks, after the final
-    norm. With ``layers``, 0-based blocks (stages of a ConvNeXt), one array for each of them:
-    ``cls_2``, ``patch_tokens_2`` ...; of these ``norm=False`` gives the raw tokens. Images go
-    through in batches of ``whole_batch(batch, mesh)``, the last one filled up with black images
-    whose features are dropped, so that one shape of images is compiled once. The batch is spread
-    over ``mesh``; parameters lie as ``distributed.sharding`` says, whole on each device of a mesh
-    without ``fsdp``. One process.
+    norm. With ``layers``, 0-based blocks (stages of a ConvNeXt), one array for each of them, with
+    ``norm=False`` as they are without that norm:
+    ``cls_2``, ``patch_tokens_2`` ... Images go through in batches of ``whole_batch(batch, mesh)``,
+    the last one filled up with black images whose features are dropped, so that one shape of
+    images is compiled once. The batch is spread over ``mesh``; parameters lie as
+    ``distributed.sharding`` says, whole on each device of a mesh without ``fsdp``. One process.
 
     Raises ``ConfigError`` for a name that does not exist, a layer that the model does not have,
     and, when called, features that are not finite.
