@@ -4,7 +4,7 @@ Evaluations, curation and ``dinov3 features`` ask for features here.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -104,16 +104,15 @@ def check_layers(model: Model, layers: int | tuple[int, ...]) -> tuple[int, ...]
     return tuple(wanted)
 
 
-def check_sides(model: Model, sides: Iterable[int], key: str) -> None:
-    """Raises ``ConfigError`` for a side in pixels that is no whole number of patches."""
-    for side in sides:
-        if side < 1 or side % model.stride:
-            below = side // model.stride * model.stride
-            choice = f"{below} or " if below > 0 else ""
-            raise ConfigError(
-                f"{key} is {side}, {model.name} has patches of {model.stride} pixels; take "
-                f"{choice}{below + model.stride}"
-            )
+def check_side(model: Model, side: int, key: str) -> None:
+    """Raises ``ConfigError`` for a side in pixels, of setting ``key``, off the patch grid."""
+    if side < 1 or side % model.stride:
+        below = side // model.stride * model.stride
+        choice = f"{below} or " if below > 0 else ""
+        raise ConfigError(
+            f"{key} is {side}, {model.name} has patches of {model.stride} pixels; take "
+            f"{choice}{below + model.stride}"
+        )
 
 
 _ADVICE = {

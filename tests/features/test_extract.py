@@ -5,7 +5,7 @@ import pytest
 from dinov3_jax.augment.normalize import normalize
 from dinov3_jax.config import ConfigError, MeshConfig
 from dinov3_jax.distributed.mesh import make_mesh
-from dinov3_jax.features.extract import check_layers, check_sides, extractor, whole_batch
+from dinov3_jax.features.extract import check_layers, check_side, extractor, whole_batch
 from tests.features.models import convnext, images, mesh, vit
 
 # rtol, atol: the same float32 sums, in an order that depends on the size of the batch.
@@ -122,10 +122,10 @@ def test_layers_without_the_final_norm(model):
 
 
 def test_sides_off_the_grid(model):
-    check_sides(model, [8, 224], "size")
+    check_side(model, 224, "size")
     with pytest.raises(
         ConfigError, match="crop is 30, tiny has patches of 4 pixels; take 28 or 32"
     ):
-        check_sides(model, [8, 30], "crop")
+        check_side(model, 30, "crop")
     with pytest.raises(ConfigError, match=r"size is 3, .*; take 4"):
-        check_sides(model, [3], "size")
+        check_side(model, 3, "size")

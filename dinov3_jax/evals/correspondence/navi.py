@@ -22,7 +22,7 @@ from dinov3_jax.evals.correspondence.interpolate import bicubic
 from dinov3_jax.evals.correspondence.match import centres
 from dinov3_jax.evals.correspondence.picture import GREEN, RED, draw_matches
 from dinov3_jax.evals.evaluation import Picture, Result
-from dinov3_jax.features.extract import check_layers, check_sides, extractor
+from dinov3_jax.features.extract import check_layers, check_side, extractor
 from dinov3_jax.models.model import Model
 
 THRESHOLDS = (1, 2, 5)  # cm
@@ -62,7 +62,7 @@ def evaluate(model: Model, settings: NaviSettings, mesh: Mesh) -> Result:
     """``recall`` in percent, the mean of ``recall@1cm``, ``@2cm`` and ``@5cm`` over pairs, with the
     final norm or without, whichever is better; ``recall_norm`` and ``recall_raw`` say both.
     ``pairs`` and ``alone`` count views with and without a partner near enough."""
-    check_sides(model, [settings.size], "size")
+    check_side(model, settings.size, "size")
     if settings.rank not in RANKS:
         raise ConfigError(f"rank is {settings.rank!r}, wanted one of {', '.join(RANKS)}")
     if min(settings.every, settings.grid, settings.matches) < 1:

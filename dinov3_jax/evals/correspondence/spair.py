@@ -19,7 +19,7 @@ from dinov3_jax.data.in_order import in_order
 from dinov3_jax.evals.correspondence.keypoints import best_patches
 from dinov3_jax.evals.correspondence.picture import GREEN, RED, draw_matches
 from dinov3_jax.evals.evaluation import Picture, Result
-from dinov3_jax.features.extract import check_sides, extractor, whole_batch
+from dinov3_jax.features.extract import check_side, extractor, whole_batch
 from dinov3_jax.models.model import Model
 
 SHOWN = 3  # best pairs, and worst pairs
@@ -41,7 +41,7 @@ def evaluate(model: Model, settings: SPairSettings, mesh: Mesh) -> Result:
 
     The features of one category's images are in memory at a time.
     """
-    check_sides(model, [settings.size], "size")
+    check_side(model, settings.size, "size")
     if settings.alpha <= 0:
         raise ConfigError(f"alpha is {settings.alpha}, wanted above 0")
     data = open_spair(settings.data, split=settings.split)

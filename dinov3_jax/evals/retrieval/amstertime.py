@@ -14,7 +14,7 @@ from dinov3_jax.evals.evaluation import Result
 from dinov3_jax.evals.retrieval.embed import embedder
 from dinov3_jax.evals.retrieval.gallery import gallery
 from dinov3_jax.evals.retrieval.metrics import Query, average_precisions, rankings
-from dinov3_jax.features.extract import check_sides
+from dinov3_jax.features.extract import check_side
 from dinov3_jax.models.model import Model
 
 
@@ -29,7 +29,7 @@ class AmsterTimeSettings:
 
 def evaluate(model: Model, settings: AmsterTimeSettings, mesh: Mesh) -> Result:
     """``map`` over the queries of both directions, and ``map_old_to_new``, ``map_new_to_old``."""
-    check_sides(model, [settings.crop], "crop")
+    check_side(model, settings.crop, "crop")
     data = open_amstertime(settings.data)
     embed = embedder(model, mesh, scales=settings.scales, batch=settings.batch)
 

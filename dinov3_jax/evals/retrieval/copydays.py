@@ -24,7 +24,7 @@ from dinov3_jax.evals.retrieval.metrics import (
     rankings,
 )
 from dinov3_jax.evals.retrieval.whitening import fit_whitening, whiten
-from dinov3_jax.features.extract import check_sides
+from dinov3_jax.features.extract import check_side
 from dinov3_jax.models.model import Model
 
 
@@ -41,7 +41,7 @@ class CopydaysSettings:
 
 def evaluate(model: Model, settings: CopydaysSettings, mesh: Mesh) -> Result:
     """``map`` of the strong copies in percent; ``database`` and ``whitening`` count images."""
-    check_sides(model, [settings.size], "size")
+    check_side(model, settings.size, "size")
     if settings.top < 1 or settings.gem <= 0:
         raise ConfigError(f"top is {settings.top}, gem {settings.gem}; wanted both above 0")
     data = open_copydays(settings.data)

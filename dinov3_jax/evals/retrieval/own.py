@@ -19,7 +19,7 @@ from dinov3_jax.evals.retrieval.metrics import (
     positive_ranks,
     rankings,
 )
-from dinov3_jax.features.extract import check_sides
+from dinov3_jax.features.extract import check_side
 from dinov3_jax.models.model import Model
 
 
@@ -37,7 +37,7 @@ def evaluate(model: Model, settings: RetrievalSettings, mesh: Mesh) -> Result:
 
     A k above the size of the database has no metric: every query would succeed.
     """
-    check_sides(model, [settings.size], "size")
+    check_side(model, settings.size, "size")
     if not settings.k or min(settings.k) < 1:
         raise ConfigError(f"k is {settings.k}, wanted at least one number, each from 1 on")
     data = open_retrieval(settings.data)

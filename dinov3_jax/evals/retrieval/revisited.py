@@ -16,7 +16,7 @@ from dinov3_jax.evals.evaluation import Result
 from dinov3_jax.evals.retrieval.embed import embedder
 from dinov3_jax.evals.retrieval.gallery import gallery
 from dinov3_jax.evals.retrieval.metrics import Query, average_precisions, rankings
-from dinov3_jax.features.extract import check_sides
+from dinov3_jax.features.extract import check_side
 from dinov3_jax.models.model import Model
 
 
@@ -32,7 +32,7 @@ class OxfordSettings:
 def evaluate(model: Model, settings: OxfordSettings, mesh: Mesh) -> Result:
     """``map_medium``, ``map_hard`` in percent; a level at which no query has a positive is left
     out. Queries without positives do not count."""
-    check_sides(model, [settings.size], "size")
+    check_side(model, settings.size, "size")
     data = open_revisited(settings.data)
 
     def query(i):
