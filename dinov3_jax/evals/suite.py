@@ -9,7 +9,9 @@ from dinov3_jax.evals.classification import (
     logistic,
     voc07,
 )
+from dinov3_jax.evals.correspondence import navi, own as own_matches, spair
 from dinov3_jax.evals.evaluation import Evaluation
+from dinov3_jax.evals.retrieval import amstertime, copydays, met, own as own_retrieval, revisited
 
 EVALUATIONS: dict[str, Evaluation] = {
     "knn": Evaluation(
@@ -54,5 +56,53 @@ EVALUATIONS: dict[str, Evaluation] = {
         voc07.Voc07Settings,
         "map",
         "logistic regressions of images with several labels; VOCdevkit/VOC2007",
+    ),
+    "oxford": Evaluation(
+        revisited.evaluate,
+        revisited.OxfordSettings,
+        "map_medium",
+        "instance retrieval: Revisited Oxford or Paris, gnd_*.pkl and jpg/",
+    ),
+    "met": Evaluation(
+        met.evaluate,
+        met.MetSettings,
+        "gap",
+        "which exhibit, or none: the Met dataset, its JSON lists and images/",
+    ),
+    "amstertime": Evaluation(
+        amstertime.evaluate,
+        amstertime.AmsterTimeSettings,
+        "map",
+        "places then and now, both ways: AmsterTime, old/ and new/",
+    ),
+    "copydays": Evaluation(
+        copydays.evaluate,
+        copydays.CopydaysSettings,
+        "map",
+        "copy detection: Copydays, original/ and strong/",
+    ),
+    "retrieval": Evaluation(
+        own_retrieval.evaluate,
+        own_retrieval.RetrievalSettings,
+        "map",
+        "retrieval of one's own: queries/ and database/, of classes or with a pairs.csv",
+    ),
+    "navi": Evaluation(
+        navi.evaluate,
+        navi.NaviSettings,
+        "recall",
+        "geometric correspondence in centimetres: NAVI, OBJECT/wild_set/",
+    ),
+    "spair": Evaluation(
+        spair.evaluate,
+        spair.SPairSettings,
+        "pck",
+        "semantic correspondence: SPair-71k, PairAnnotation/ and JPEGImages/",
+    ),
+    "matches": Evaluation(
+        own_matches.evaluate,
+        own_matches.MatchesSettings,
+        "pck",
+        "correspondence of one's own: a CSV file of points in two images",
     ),
 }

@@ -29,13 +29,15 @@ def extractor(
     *,
     tokens: str,
     layers: tuple[int, ...] | None = None,
+    norm: bool = True,
     dtype: str = "float32",
     batch: int = 64,
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """A function of images uint8 [n, H, W, 3], any n >= 1, H and W multiples of ``model.stride``.
 
     It returns ``cls`` [n, D] and ``patch_tokens`` [n, h, w, D], as ``tokens`` asks, after the final
-    norm. With ``layers``, 0-based blocks (stages of a ConvNeXt), one array for each of them:
+    norm. With ``layers``, 0-based blocks (stages of a ConvNeXt), one array for each of them, with
+    ``norm=False`` as they are without that norm:
     ``cls_2``, ``patch_tokens_2`` ... Images go through in batches of ``whole_batch(batch, mesh)``,
     the last one filled up with black images whose features are dropped, so that one shape of
     images is compiled once. The batch is spread over ``mesh``; parameters lie as
@@ -50,8 +52,10 @@ def extractor(
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, wanted one of {', '.join(DTYPES)}")
     layers = None if layers is None else check_layers(model, layers)
+    if layers is None and not norm:
+        raise ConfigError("tokens without the final norm are those of layers; name the layers")
     size = whole_batch(batch, mesh)
-    forward = _forward(model, TOKENS[tokens], layers, dtype)
+    forward = _forward(model, TOKENS[tokens], layers, norm, dtype)
     specs = sharding.param_specs(model.params, mesh)
     params = jax.device_put(model.params, sharding.named(specs, mesh))
 
@@ -95,13 +99,24 @@ def check_layers(model: Model, layers: int | tuple[int, ...]) -> tuple[int, ...]
     return tuple(wanted)
 
 
+def check_side(model: Model, side: int, key: str) -> None:
+    """Raises ``ConfigError`` for a side in pixels, of setting ``key``, off the patch grid."""
+    if side < 1 or side % model.stride:
+        below = side // model.stride * model.stride
+        choice = f"{below} or " if below > 0 else ""
+        raise ConfigError(
+            f"{key} is {side}, {model.name} has patches of {model.stride} pixels; take "
+            f"{choice}{below + model.stride}"
+        )
+
+
 _ADVICE = {
     "float32": "its weights are damaged, or training diverged",
     "float16": "float16 ends at 65504: take float32",
 }
 
 
-def _forward(model, fields, layers, dtype):
+def _forward(model, fields, layers, norm, dtype):
     @jax.jit
     def forward(params, images):
         images = normalize(images, mean=model.mean, std=model.std)
@@ -109,7 +124,7 @@ def _forward(model, fields, layers, dtype):
         if layers is None:
             outputs = {"": frozen(images)}
         else:
-            found = frozen.intermediate_layers(images, layers)
+            found = frozen.intermediate_layers(images, layers, norm=norm)
             outputs = {f"_{layer}": out for layer, out in zip(layers, found, strict=True)}
         return {
             field + suffix: getattr(out, field).astype(dtype)
