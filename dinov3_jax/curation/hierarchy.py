@@ -41,9 +41,19 @@ def hierarchy(
       ValueError: no levels, clusters that do not decrease, a ``kept`` below 2 or ``resamplings``
         below 0; as ``kmeans``.
     """
+    check_levels(levels, len(points))
+    made = []
+    for number, level in enumerate(levels):
+        made.append(cluster_level(points, level, number, mesh=mesh, seed=seed, iterations=iterations))
+        points = made[-1].centroids
+    return made
+
+
+def check_levels(levels: Sequence[Level], points: int) -> None:
+    """``ValueError`` unless such levels can be made of so many points, as ``hierarchy`` says."""
     if len(levels) == 0:
         raise ValueError("there are 0 levels, wanted at least 1")
-    above = len(points)
+    above = points
     for number, level in enumerate(levels, 1):
         if level.clusters >= above:
             raise ValueError(
@@ -56,12 +66,24 @@ def hierarchy(
                 "at least 0 and 2"
             )
         above = level.clusters
-    made = []
-    for level, own in zip(levels, np.random.SeedSequence(seed).spawn(len(levels))):
-        clusters = _cluster(points, level, mesh, own, iterations)
-        made.append(clusters)
-        points = clusters.centroids
-    return made
+
+
+def cluster_level(
+    points, level: Level, number: int, *, mesh: Mesh, seed: int, iterations: int = 50
+) -> Clusters:
+    """Level ``number``, from 0, of ``hierarchy`` alone; ``points`` are what it clusters.
+
+    A long job makes level after level, keeps each, and after a kill goes on with the next.
+    """
+    own = np.random.SeedSequence(seed, spawn_key=(number,))
+    seeds = [int(s) for s in own.generate_state(level.resamplings + 1)]
+    k = level.clusters
+    clusters = kmeans(points, k, mesh=mesh, seed=seeds[0], iterations=iterations)
+    for again in seeds[1:]:
+        sample = np.asarray(points[nearest_members(clusters, level.kept)])
+        fresh = kmeans(sample, k, mesh=mesh, seed=again, iterations=iterations)
+        clusters = Clusters(fresh.centroids, *assign(points, fresh.centroids, mesh=mesh))
+    return without_empty(clusters)
 
 
 def nearest_members(clusters: Clusters, kept: int) -> np.ndarray:
@@ -73,14 +95,3 @@ def without_empty(clusters: Clusters) -> Clusters:
     """The clusters that have a member, renumbered in order."""
     full, assignments = np.unique(clusters.assignments, return_inverse=True)
     return Clusters(clusters.centroids[full], assignments.astype(np.int32), clusters.distances)
-
-
-def _cluster(points, level, mesh, seed, iterations):
-    seeds = [int(s) for s in seed.generate_state(level.resamplings + 1)]
-    k = level.clusters
-    clusters = kmeans(points, k, mesh=mesh, seed=seeds[0], iterations=iterations)
-    for again in seeds[1:]:
-        sample = np.asarray(points[nearest_members(clusters, level.kept)])
-        fresh = kmeans(sample, k, mesh=mesh, seed=again, iterations=iterations)
-        clusters = Clusters(fresh.centroids, *assign(points, fresh.centroids, mesh=mesh))
-    return without_empty(clusters)

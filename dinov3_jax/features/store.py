@@ -21,7 +21,8 @@ import numpy as np
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import Source
 from dinov3_jax.distributed.sharding import path_name
-from dinov3_jax.features.formats import FORMATS, Arrays, write_whole
+from dinov3_jax.features.claim import claim_folder, read_claim, write_text
+from dinov3_jax.features.formats import FORMATS, Arrays
 from dinov3_jax.models.model import Model
 
 
@@ -60,26 +61,13 @@ def claim(out: Path, model: Model, source: Source, settings: Settings) -> None:
         "listing of images": source.fingerprint,
         **dataclasses.asdict(settings),
     }
-    ours = json.loads(json.dumps(ours))
-    path = out / "features.json"
-    if path.exists():
-        there = _settings(out)
-        changed = [
-            f"{key}: {there.get(key)!r} there, {ours.get(key)!r} now"
-            for key in sorted(there.keys() | ours.keys())
-            if there.get(key) != ours.get(key)
-        ]
-        if changed:
-            raise ConfigError(
-                f"{out} holds other features ({'; '.join(changed)}); take another folder, or set "
-                "these back to go on with that run"
-            )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is there and holds no features; give a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(ours, indent=1) + "\n"
-    write_whole(path, lambda draft: _write_text(draft, text))
+    claim_folder(
+        out,
+        "features.json",
+        ours,
+        holds="features",
+        advice="take another folder, or set these back to go on with that run",
+    )
 
 
 def finished(out: Path, part: int) -> list[dict] | None:
@@ -102,7 +90,7 @@ def write_part(
     for stem, (paths, arrays) in files.items():
         FORMATS[format].write(out / stem, paths, arrays)
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    write_whole(_index(out, part), lambda draft: _write_text(draft, text))
+    write_text(_index(out, part), text)
 
 
 def read_parts(
@@ -160,18 +148,11 @@ def _settings(out):
     path = out / "features.json"
     if not path.exists():
         raise ConfigError(f"there is no {path}; give a folder written by dinov3 features")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is damaged ({error}); take another folder") from error
+    return read_claim(out, "features.json")
 
 
 def _index(out, part):
     return out / f"{part:05d}.jsonl"
-
-
-def _write_text(path, text):
-    path.write_text(text)
 
 
 def _digest(model):
