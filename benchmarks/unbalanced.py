@@ -33,29 +33,35 @@ def main():
     parser.add_argument("--exponent", type=float, default=1.5, help="of Zipf's law")
     parser.add_argument("--copies", type=int, default=200, help="of images of the pool")
     parser.add_argument("--leaks", type=int, default=20, help="copies of held-out images")
-    parser.add_argument("--rare", type=int, default=2, help="classes of the seeds")
+    parser.add_argument("--rare", type=int, default=10, help="classes of the seeds")
     parser.add_argument("--seeds", type=int, default=40, help="images at most")
     arguments = parser.parse_args()
     data = open_kind(arguments.source, arguments.data, labels="folders")
     held_out = open_kind(arguments.source, arguments.held_out, labels="folders")
+    names = data.classes
+    # Two folders need not have all classes alike: number those of the second as the first does.
+    numbers = np.array([names.index(name) for name in held_out.classes])
+    held_out_labels = numbers[held_out.labels]
     rng = np.random.default_rng(0)
     rows, classes = zipf_rows(data.labels, arguments.largest, arguments.exponent, rng)
-    rare = np.isin(held_out.labels, classes[-arguments.rare :])
+    rare = np.isin(held_out_labels, classes[-arguments.rare :])
     seeds = rng.permutation(np.flatnonzero(rare))[: arguments.seeds]
     against = rng.permutation(np.setdiff1d(np.arange(len(held_out)), seeds))[:1000]
     copies = rng.choice(rows, arguments.copies, replace=False)
     leaks = rng.choice(against, arguments.leaks, replace=False)
-    pool = [(data, row, "") for row in rows]
-    pool += [(data, row, "#copy") for row in copies] + [(held_out, row, "#leak") for row in leaks]
+    ours, theirs = (data, data.labels), (held_out, held_out_labels)
+    pool = [(*ours, row, "") for row in rows]
+    pool += [(*ours, row, "#copy") for row in copies]
+    pool += [(*theirs, row, "#leak") for row in leaks]
     order = rng.permutation(len(pool))
     for name, chosen in (
         ("pool", [pool[i] for i in order]),
-        ("seeds", [(held_out, row, "") for row in seeds]),
-        ("against", [(held_out, row, "") for row in against]),
+        ("seeds", [(*theirs, row, "") for row in seeds]),
+        ("against", [(*theirs, row, "") for row in against]),
     ):
-        records = (_record(source, int(row), mark) for source, row, mark in chosen)
+        records = (_record(*one) for one in chosen)
         folder = os.path.join(arguments.out, name)
-        manifest = write_shards(records, folder, shard_size=1024, classes=data.classes)
+        manifest = write_shards(records, folder, shard_size=1024, classes=names)
         print(f"{folder}: {manifest['total']} images")
 
 
@@ -87,10 +93,10 @@ def near_copy(image: bytes | np.ndarray) -> bytes:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(bright), quality=70)
 
 
-def _record(source: Source, row: int, mark: str) -> Record:
-    record = source[row]
+def _record(source: Source, labels: np.ndarray, row: int, mark: str) -> Record:
+    record = source[int(row)]
     image = near_copy(record.image) if mark else record.image
-    return Record(image, record.id + mark, record.label)
+    return Record(image, record.id + mark, int(labels[row]))
 
 
 if __name__ == "__main__":

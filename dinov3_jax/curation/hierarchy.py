@@ -16,6 +16,7 @@ class Level(NamedTuple):
     clusters: int  # k
     resamplings: int = 0  # further clusterings of a flattened sample; 0: none
     kept: int = 2  # members a cluster in that sample, about half of its mean size
+    split: int = 1  # each cluster is at last split in up to so many; 1: none
 
 
 def hierarchy(
@@ -44,7 +45,9 @@ def hierarchy(
     check_levels(levels, len(points))
     made = []
     for number, level in enumerate(levels):
-        made.append(cluster_level(points, level, number, mesh=mesh, seed=seed, iterations=iterations))
+        made.append(
+            cluster_level(points, level, number, mesh=mesh, seed=seed, iterations=iterations)
+        )
         points = made[-1].centroids
     return made
 

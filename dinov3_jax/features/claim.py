@@ -8,7 +8,9 @@ from dinov3_jax.config import ConfigError
 from dinov3_jax.features.formats import write_whole
 
 
-def claim_folder(folder: Path, name: str, settings: dict[str, Any], *, holds: str, advice: str) -> None:
+def claim_folder(
+    folder: Path, name: str, settings: dict[str, Any], *, holds: str, advice: str
+) -> None:
     """Writes ``settings`` as ``folder/name`` into a fresh folder, or finds the same there.
 
     ``holds``, what such a folder holds, and ``advice``, what to do about other settings, stand in

@@ -1,0 +1,29 @@
+"""A few thousand images on a laptop: `make curate` runs it.
+
+Command: dinov3 curate --recipe=configs/curation/tiny.py --pool=SHARDS --model=WORKDIR --out=DIR
+Thresholds are for a small model trained a short while on the pool itself, whose cosines all lie
+high: near-duplicates of such a model begin where the report shows them to.
+"""
+
+from configs.curation import base
+
+
+def get_config():
+    config = base.get_config()
+    config.name = "tiny"
+    config.embed.size = 48
+    config.embed.dtype = "float32"
+    config.embed.part = 512
+    config.dedup.threshold = 0.995
+    config.dedup.against_threshold = 0.995
+    config.levels = (
+        base.level(400),
+        base.level(100, resamplings=10, kept=2),
+        base.level(25, resamplings=10, kept=2),
+    )
+    config.sample.budget = 500
+    config.retrieve.neighbours = 4
+    config.retrieve.large = 1
+    config.retrieve.budget = 100
+    config.pack.shard_size = 1024
+    return config
