@@ -9,7 +9,7 @@ import jax
 from dinov3_jax.cli.flags import parse_recipe
 from dinov3_jax.cli.models import add_model_flags, open_model
 from dinov3_jax.config import ConfigError, MeshConfig
-from dinov3_jax.curate.curate import Pool, curate
+from dinov3_jax.curate.curate import Pool, curate, embed_sources
 from dinov3_jax.curate.recipe import CurationConfig
 from dinov3_jax.data.sources import KINDS, Source, open_images, open_kind
 from dinov3_jax.distributed.mesh import make_mesh
@@ -51,6 +51,13 @@ def run(argv: list[str]) -> None:
     add_model_flags(parser)
     parser.add_argument("--recipe", required=True, metavar="FILE.py")
     parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument(
+        "--embed-share",
+        type=_share,
+        metavar="I/N",
+        help="only embed, and only every N-th part from the I-th (0 to N - 1): N machines, each "
+        "with its I, fill one folder; afterwards the same command without this flag goes on",
+    )
     options, rest = parser.parse_known_args(argv)
     chosen, out = parse_recipe([*rest, f"--config={options.recipe}", f"--workdir={options.out}"])
     recipe = from_config_dict(chosen, CurationConfig)
@@ -60,6 +67,11 @@ def run(argv: list[str]) -> None:
     model = open_model(options)
     # Whole parameters on every device of this machine, images and centroids spread over them.
     mesh = make_mesh(MeshConfig(-1, 1, 1, 1), jax.local_devices())
+    if options.embed_share is not None:
+        share = options.embed_share
+        embed_sources(model, pool, seeds, against, recipe, out, mesh=mesh, share=share)
+        print(f"{out}: embedded share {share[0]} of {share[1]}; when all are, run without it")
+        return
     done = curate(model, pool, seeds, against, recipe, out, mesh=mesh)
     print(
         f"{out}: {len(done.rows)} of {len(pool.source)} images; open {out}/report.html"
@@ -88,3 +100,10 @@ def open_seeds(flags: list[str]) -> dict[str, Source]:
             raise ConfigError(f"--seeds names {name} twice; give each seed set its own name")
         seeds[name] = open_images(path)
     return seeds
+
+
+def _share(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not int(found[1]) < int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; wanted I/N with I from 0 to N - 1")
+    return int(found[1]), int(found[2])

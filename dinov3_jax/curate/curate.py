@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from dinov3_jax.config import ConfigError
 from dinov3_jax.curate import manifest, stages
-from dinov3_jax.curate.embeddings import Embedded, embed
+from dinov3_jax.curate.embeddings import embed, read_embedded
 from dinov3_jax.curate.recipe import CurationConfig, check_recipe
 from dinov3_jax.curate.report import Curated, write_report
 from dinov3_jax.data.record import check_ids
@@ -36,6 +36,10 @@ class Pool(NamedTuple):
     kind: str  # one of data.sources.KINDS
     path: str
     labels: str  # "none" | "folders", as it was opened
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.path}"
 
 
 def curate(
@@ -60,23 +64,10 @@ def curate(
         one id.
     """
     out = store.local(out)
-    origin = f"{pool.kind} {pool.path}"
-    check_recipe(recipe, len(pool.source), "the pool")
-    claim_folder(
-        out,
-        "curation.json",
-        {"pool": origin, "model": model.name},
-        holds="curation",
-        advice="take another folder, or set these back to go on with that one",
-    )
-
-    def embedded(source: Source, name: str) -> Embedded:
-        _log.info("embed: %d images of %s", len(source), name)
-        return embed(model, source, out / "embed" / name, recipe.embed, mesh=mesh)
-
-    images = embedded(pool.source, "pool")
-    check_ids(images.ids, origin)
-    sets = [embedded(source, f"against-{i}") for i, source in enumerate(against)]
+    embed_sources(model, pool, seeds, against, recipe, out, mesh=mesh)
+    images = read_embedded(out / "embed/pool")
+    check_ids(images.ids, pool.name)
+    sets = [read_embedded(out / f"embed/against-{i}") for i in range(len(against))]
     _log.info("dedup: %d images", len(images.points))
     dedup = stages.dedup_stage(out / "dedup", images, sets, recipe, mesh=mesh)
     if not len(dedup.kept):
@@ -86,14 +77,14 @@ def curate(
     tree = stages.cluster_stage(out / "cluster", images, dedup.kept, recipe, mesh=mesh)
     _log.info("sample: %d images", recipe.sample.budget)
     chosen = {"balanced": stages.sample_stage(out / "sample", dedup.kept, tree, recipe)}
-    for name, source in seeds.items():
-        found = embedded(source, f"seeds-{name}")
+    for name in seeds:
+        found = read_embedded(out / f"embed/seeds-{name}")
         _log.info("retrieve: for %d images of %s", len(found.points), name)
         folder = out / "retrieve" / name
         chosen[f"retrieved:{name}"] = stages.retrieve_stage(
             folder, name, found, images, dedup.kept, tree, recipe, mesh=mesh
         )
-    rows = manifest.write_manifest(out / "manifest.jsonl", images, origin, chosen)
+    rows = manifest.write_manifest(out / "manifest.jsonl", images, pool.name, chosen)
     if recipe.pack is not None:
         _log.info("pack: %d images", len(rows))
         records = images.records[rows]
@@ -101,5 +92,39 @@ def curate(
             out / "shards", pool.source, pool.kind, pool.labels, records, recipe.pack
         )
     curated = Curated(images, dedup, tree, chosen, rows)
-    write_report(out / "report.html", curated, pool.source, recipe, origin)
+    write_report(out / "report.html", curated, pool.source, recipe, pool.name)
     return curated
+
+
+def embed_sources(
+    model: Model,
+    pool: Pool,
+    seeds: dict[str, Source],
+    against: list[Source],
+    recipe: CurationConfig,
+    out: str | Path,
+    *,
+    mesh: Mesh,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """The first stage of ``curate`` alone; with ``share`` (i, n) the i-th of n processes' part.
+
+    When all n are done, ``curate`` goes on from there. Arguments and errors as ``curate``.
+    """
+    out = store.local(out)
+    check_recipe(recipe, len(pool.source), "the pool")
+    claim_folder(
+        out,
+        "curation.json",
+        {"pool": pool.name, "model": model.name},
+        holds="curation",
+        advice="take another folder, or set these back to go on with that one",
+    )
+    sources = {
+        "pool": pool.source,
+        **{f"against-{i}": source for i, source in enumerate(against)},
+        **{f"seeds-{name}": source for name, source in seeds.items()},
+    }
+    for name, source in sources.items():
+        _log.info("embed: %d images of %s", len(source), name)
+        embed(model, source, out / "embed" / name, recipe.embed, mesh=mesh, share=share)

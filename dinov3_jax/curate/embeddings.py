@@ -68,12 +68,19 @@ class Embedded(NamedTuple):
 
 
 def embed(
-    model: Model, source: Source, folder: Path, settings: EmbedConfig, *, mesh: Mesh
-) -> Embedded:
-    """CLS features of ``source`` in ``folder``, part by part; parts that are there stay.
+    model: Model,
+    source: Source,
+    folder: Path,
+    settings: EmbedConfig,
+    *,
+    mesh: Mesh,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """CLS features of ``source`` into ``folder``, part by part; parts that are there stay.
 
-    Raises as ``features.job.write_features``: ``ConfigError`` if the folder is of another model,
-    other images or settings, ``SourceError`` when more than half of the images cannot be read.
+    ``share`` and errors as ``features.job.write_features``: ``ConfigError`` if the folder is of
+    another model, other images or settings, ``SourceError`` when more than half of the images
+    cannot be read.
     """
     wanted = store.Settings(
         tokens="cls",
@@ -84,7 +91,11 @@ def embed(
         format="npy",
         part=settings.part,
     )
-    write_features(model, source, folder, wanted, mesh=mesh, batch=settings.batch)
+    write_features(model, source, folder, wanted, mesh=mesh, batch=settings.batch, share=share)
+
+
+def read_embedded(folder: Path) -> Embedded:
+    """What ``embed`` has written; ``ConfigError`` unless all parts are there."""
     digest = hashlib.sha256((folder / "features.json").read_bytes())
     arrays, records, parts, ids, unreadable = [], [], [], [], []
     number = -1
@@ -99,9 +110,8 @@ def embed(
             parts.append(row["part"])
             ids.append(row["path"])
         arrays += [file["cls"] for file in files.values()]
-    points = UnitRows(arrays, np.arange(len(records)))
     return Embedded(
-        points,
+        UnitRows(arrays, np.arange(len(records))),
         np.array(records, np.int64),
         np.array(parts, np.int32),
         ids,

@@ -77,3 +77,15 @@ def test_mistakes(call, flags, message):
 def test_a_seed_set_given_twice(call, tmp_path):
     with pytest.raises(ConfigError, match="names a twice"):
         call(f"--seeds=a={tmp_path}/pool", f"--seeds=a={tmp_path}/pool/c0")
+
+
+def test_a_share_of_the_embedding(call, monkeypatch, capsys):
+    shares = []
+    monkeypatch.setattr(verb, "embed_sources", lambda *args, share, **rest: shares.append(share))
+    with pytest.raises(IndexError):  # ``curate`` is not called
+        call("--embed-share=2/8")
+    assert shares == [(2, 8)]
+    for text in ("8/8", "2", "a/b"):
+        with pytest.raises(SystemExit):
+            call(f"--embed-share={text}")
+    assert "wanted I/N with I from 0 to N - 1" in capsys.readouterr().err

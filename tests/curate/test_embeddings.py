@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from dinov3_jax.curate.embeddings import UnitRows, embed, join
+from dinov3_jax.config import ConfigError
+from dinov3_jax.curate.embeddings import UnitRows, embed, join, read_embedded
 from dinov3_jax.data.shards import write_shards
 from dinov3_jax.data.sources import open_kind
 from tests.curate.pools import model, recipe, write_colours
@@ -39,12 +40,26 @@ def test_shards_give_what_their_images_give(tmp_path):
     write_shards((files[i] for i in range(len(files))), str(tmp_path / "shards"), shard_size=4)
     shards = open_kind("shards", str(tmp_path / "shards"), labels="none")
     settings = recipe().embed
-    one, other = (
+    for name, source, devices in (("a", files, 1), ("b", shards, 2)):
         embed(model(), source, tmp_path / name, settings, mesh=mesh(devices))
-        for name, source, devices in (("a", files, 1), ("b", shards, 2))
-    )
+    one, other = (read_embedded(tmp_path / name) for name in "ab")
     assert one.ids == other.ids == list(files.files)
     # The same program on 1 and on 2 devices, float16 on disk: a last bit may round apart.
     np.testing.assert_allclose(one.points[:], other.points[:], atol=2e-3)
     assert one.digest != other.digest
     assert one.records.tolist() == list(range(12))
+
+
+def test_shares_of_several_processes_make_one_folder(tmp_path):
+    write_colours(tmp_path / "pool")
+    files = open_kind("folder", str(tmp_path / "pool"), labels="none")
+    settings = recipe().embed  # parts of 16: three of them
+    embed(model(), files, tmp_path / "whole", settings, mesh=mesh(1))
+    with pytest.raises(ConfigError, match="share is 2 of 2, wanted a number from 0 to 1"):
+        embed(model(), files, tmp_path / "out", settings, mesh=mesh(1), share=(2, 2))
+    embed(model(), files, tmp_path / "out", settings, mesh=mesh(1), share=(1, 2))
+    with pytest.raises(ConfigError, match="has 1 of 3 parts"):
+        read_embedded(tmp_path / "out")
+    embed(model(), files, tmp_path / "out", settings, mesh=mesh(1), share=(0, 2))
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
