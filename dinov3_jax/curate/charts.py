@@ -4,6 +4,8 @@ import html
 
 import numpy as np
 
+CLASSES = 20  # that are in view
+
 _WIDTH, _HEIGHT, _FOOT, _HEAD = 340, 150, 18, 14  # of a histogram, in its own units
 
 
@@ -49,7 +51,7 @@ def bin_edges(largest: int) -> np.ndarray:
 def class_bars(names: list[str], before: np.ndarray, after: np.ndarray) -> str:
     """A row a class, largest first: bars of its share of all images before and after, in percent.
 
-    ``before``, ``after``: int [classes] images.
+    ``before``, ``after``: int [classes] images. Beyond ``CLASSES`` the rest is folded away.
     """
     shares = [100 * counts / max(counts.sum(), 1) for counts in (before, after)]
     widest = max(share.max() for share in shares)
@@ -63,7 +65,13 @@ def class_bars(names: list[str], before: np.ndarray, after: np.ndarray) -> str:
             f"{share[c]:.1f} % ({counts[c]:,})" for share, counts in zip(shares, (before, after))
         )
         rows.append(f"<span>{html.escape(names[c])}</span><div>{bars}</div><span>{numbers}</span>")
-    return f"<div class='bars'>{''.join(rows)}</div>"
+    first, rest = (
+        f"<div class='bars'>{''.join(x)}</div>" for x in (rows[:CLASSES], rows[CLASSES:])
+    )
+    if len(rows) <= CLASSES:
+        return first
+    more = len(rows) - CLASSES
+    return f"{first}<details><summary>{more} smaller classes</summary>{rest}</details>"
 
 
 def _bin_name(edges, bin_):

@@ -8,6 +8,9 @@ from dinov3_jax.data.shards import write_shards
 from dinov3_jax.data.sources import open_kind
 from tests.curate.pools import write_colours
 
+# How ml_collections imports a recipe.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
 
 class Done:
     rows = range(3)

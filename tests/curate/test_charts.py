@@ -28,3 +28,13 @@ def test_class_bars_are_shares_of_each_set():
     assert bars.index("c</span>") < bars.index("a&lt;b")  # largest first
     assert "75.0 % (3)<br>50.0 % (1)" in bars
     assert "width:100.0%" in bars
+
+
+def test_many_classes_are_folded_away():
+    names = [f"class {c}" for c in range(charts.CLASSES + 3)]
+    counts = np.arange(len(names), 0, -1)
+    bars = charts.class_bars(names, counts, counts)
+    assert "<summary>3 smaller classes</summary>" in bars
+    assert bars.index("class 19<") < bars.index("<details>") < bars.index("class 20<")
+    few = charts.class_bars(names[:-3], counts[:-3], counts[:-3])
+    assert "<details>" not in few

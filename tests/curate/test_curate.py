@@ -120,9 +120,18 @@ def test_killed_after_any_file(sets, whole, tmp_path, monkeypatch):
     assert tree(out) == tree(whole[1])
 
 
-def test_kill_9(sets, whole, tmp_path):
+@pytest.fixture
+def copied(whole, tmp_path):
+    shutil.copytree(whole[1], tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_kill_9(sets, whole, copied):
     """A process that is shot while it writes the second level; another one goes on."""
-    out = tmp_path / "out"
+    for path in (copied / "cluster").glob("level2*"):
+        path.unlink()
+    for name in ("sample", "retrieve", "shards"):
+        shutil.rmtree(copied / name)
     code = f"""
 import os, pathlib, signal
 from tests import conftest
@@ -133,20 +142,13 @@ def deadly(draft, path):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(draft, path)
 os.replace = deadly
-run(pathlib.Path({str(sets)!r}), pathlib.Path({str(out)!r}))
+run(pathlib.Path({str(sets)!r}), pathlib.Path({str(copied)!r}))
 """
     died = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
-    assert (out / "cluster/level1.assignments.npy").exists()
-    assert (out / "cluster/level2.centroids.npy.new").exists()
-    run(sets, out)
-    assert tree(out) == tree(whole[1])
-
-
-@pytest.fixture
-def copied(whole, tmp_path):
-    shutil.copytree(whole[1], tmp_path / "out")
-    return tmp_path / "out"
+    assert (copied / "cluster/level2.centroids.npy.new").exists()
+    run(sets, copied)
+    assert tree(copied) == tree(whole[1])
 
 
 def test_other_settings_are_refused(sets, copied):

@@ -51,7 +51,7 @@ def test_no_shards():
     ("change", "message"),
     [
         (
-            lambda c: c.sample.update({"buget": 3}),
+            lambda c: c["sample"].update({"buget": 3}),
             r"unknown key config.sample.buget; did you mean 'budget'",
         ),
         (
