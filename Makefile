@@ -48,7 +48,7 @@ stages: $(VENV)/.installed
 # Fashion-MNIST; a model trained on it, raw as it is; curation with that model's features; the same
 # training on what came out. Then open the report.
 ifneq ($(wildcard $(PHOTOS)/clothing),)
-CURATE_POOL := --data=$(PHOTOS)/clothing/train,$(PHOTOS)/grocery/train --exponent=1.2 \
+CURATE_POOL := --data=$(PHOTOS)/clothing/train,$(PHOTOS)/grocery/train --exponent=1.2 --rare=10 \
     --held-out=$(PHOTOS)/clothing/val,$(PHOTOS)/clothing/test,$(PHOTOS)/grocery/val
 CURATE_TRAIN := --config=configs/photos_small.py --config.crops.global_size=32 \
     --config.crops.local_size=16 --config.crops.local_count=2

@@ -14,8 +14,8 @@ def get_config():
     config.embed.size = 48
     config.embed.dtype = "float32"
     config.embed.part = 512
-    config.dedup.threshold = 0.995
-    config.dedup.against_threshold = 0.995
+    config.dedup.threshold = 0.99
+    config.dedup.against_threshold = 0.99
     config.levels = (
         base.level(400),
         base.level(100, resamplings=10, kept=2),
