@@ -44,35 +44,24 @@ stages: $(VENV)/.installed
 	    --config.optim.lr.warmup=10
 	$(DINOV3) compare $(addprefix $(STAGES)/,pretrain gram hires vit convnext)
 
-# A pool with a long tail, planted copies and leaks, of the photographs of PHOTOS or else of
-# Fashion-MNIST; a model trained on it, raw as it is; curation with that model's features; the same
-# training on what came out. Then open the report.
-ifneq ($(wildcard $(PHOTOS)/clothing),)
-CURATE_POOL := --data=$(PHOTOS)/clothing/train,$(PHOTOS)/grocery/train --exponent=1.2 --rare=10 \
-    --held-out=$(PHOTOS)/clothing/val,$(PHOTOS)/clothing/test,$(PHOTOS)/grocery/val
-CURATE_TRAIN := --config=configs/photos_small.py --config.crops.global_size=32 \
-    --config.crops.local_size=16 --config.crops.local_count=2
-CURATE_SIZE := 32
-else
-CURATE_POOL := --source=fashion_mnist --data=train --held-out=test --largest=1500 --exponent=1.5
-CURATE_TRAIN := --config=configs/fashion_mnist_tiny.py
-CURATE_SIZE := 28
-endif
-CURATE_TRAIN += --config.steps=300 --config.optim.lr.warmup=50 --config.eval.every=300 \
-    --config.data.source=shards --config.eval.source=shards \
-    --config.eval.bank=$(CURATE)/against --config.eval.queries=$(CURATE)/against
-
+# A pool of Fashion-MNIST with a long tail and planted copies and leaks, through every stage with the
+# features of `make pretrain`; then a short training on what came out. Open the report.
 $(CURATE)/against/manifest.json: | $(VENV)/.installed
-	$(RUN) -m benchmarks.unbalanced $(CURATE_POOL) --out=$(CURATE)
+	$(RUN) -m benchmarks.unbalanced --source=fashion_mnist --data=train --held-out=test \
+	    --largest=1500 --exponent=1.5 --out=$(CURATE)
 
-curate: $(VENV)/.installed $(CURATE)/against/manifest.json
-	$(DINOV3) train $(CURATE_TRAIN) --config.data.path=$(CURATE)/pool --workdir=$(CURATE)/raw
-	$(DINOV3) curate --recipe=configs/curation/tiny.py --config.embed.size=$(CURATE_SIZE) \
+$(WORKDIR)/report.html: | $(VENV)/.installed
+	$(RUN) -m dinov3_jax train --config=configs/fashion_mnist_tiny.py --workdir=$(WORKDIR)
+
+curate: $(VENV)/.installed $(CURATE)/against/manifest.json $(WORKDIR)/report.html
+	$(DINOV3) curate --recipe=configs/curation/tiny.py --out=$(CURATE)/curated \
 	    --pool=$(CURATE)/pool --seeds=rare=$(CURATE)/seeds --against=$(CURATE)/against \
-	    --model=$(CURATE)/raw --out=$(CURATE)/curated
-	$(DINOV3) train $(CURATE_TRAIN) --config.data.path=$(CURATE)/curated/shards \
-	    --workdir=$(CURATE)/again
-	$(DINOV3) compare $(CURATE)/raw $(CURATE)/again
+	    --model=$(WORKDIR)
+	$(DINOV3) train --config=configs/fashion_mnist_tiny.py --workdir=$(CURATE)/again \
+	    --config.steps=300 --config.optim.lr.warmup=50 --config.eval.every=300 \
+	    --config.data.source=shards --config.data.path=$(CURATE)/curated/shards \
+	    --config.eval.source=shards --config.eval.bank=$(CURATE)/against \
+	    --config.eval.queries=$(CURATE)/against
 
 parity: $(VENV)/.installed  ## against PyTorch and transformers (CPU builds do)
 	$(RUN) -m pip install --quiet -e .[parity]
