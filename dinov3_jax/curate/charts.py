@@ -12,7 +12,7 @@ _WIDTH, _HEIGHT, _FOOT, _HEAD = 340, 150, 18, 14  # of a histogram, in its own u
 def sizes_histogram(before: np.ndarray, after: np.ndarray) -> str:
     """Clusters by size, as SVG: int [clusters] images of each cluster before and after.
 
-    Bins are 0, 1, 2, 3-4, 5-8, 9-16 ...; grey before, coloured after.
+    Bins are 0, 1, 2, 3-4, 5-8, 9-16 ..., named by their first; grey before, coloured after.
     """
     edges = bin_edges(max(int(before.max()), int(after.max())))
     counts = [np.histogram(sizes, edges)[0] for sizes in (before, after)]
@@ -33,7 +33,7 @@ def sizes_histogram(before: np.ndarray, after: np.ndarray) -> str:
             )
             if count:
                 parts.append(_text(x + width / 2, y - 3, str(count), size=8))
-        parts.append(_text(left + step / 2, _HEIGHT - 5, _bin_name(edges, bin_), size=9))
+        parts.append(_text(left + step / 2, _HEIGHT - 5, str(edges[bin_]), size=9))
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="clusters by number of images, before and after">{"".join(parts)}</svg>'
@@ -72,11 +72,6 @@ def class_bars(names: list[str], before: np.ndarray, after: np.ndarray) -> str:
         return first
     more = len(rows) - CLASSES
     return f"{first}<details><summary>{more} smaller classes</summary>{rest}</details>"
-
-
-def _bin_name(edges, bin_):
-    low, high = int(edges[bin_]), int(edges[bin_ + 1]) - 1
-    return str(low) if low == high else f"{low}–{high}"
 
 
 def _text(x, y, text, *, size):
