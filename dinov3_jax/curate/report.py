@@ -129,7 +129,7 @@ def _levels(curated):
         )
     return (
         "<section><h2>Levels</h2><p class='lead'>Clusters by the number of their images, of all "
-        f"images without duplicates and of the balanced sample; lowest level first. The budget is "
+        "images without duplicates and of the balanced sample; lowest level first. The budget is "
         "shared out from the highest level down, each cluster's among its children. A bar counts "
         f"the clusters of at least as many images as stand below it.</p>{_LEGEND}"
         f"<div class='grid'>{''.join(cards)}</div></section>"
