@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=find_packages(include=["dinov3_jax", "dinov3_jax.*", "configs"]),
+    packages=find_packages(include=["dinov3_jax", "dinov3_jax.*", "configs", "configs.*"]),
     python_requires=">=3.11",
     install_requires=[
         "absl-py",

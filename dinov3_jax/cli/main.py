@@ -27,6 +27,8 @@ VERBS = {
     "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
     "shards": "images as ArrayRecord shards: dinov3 shards pack --data=FOLDER --out=DIR; inspect, "
     "verify",
+    "curate": "from a raw pool to the images worth training on: dinov3 curate --pool=SHARDS "
+    "--model=NAME --recipe=configs/curation/tiny.py --out=DIR",
     "export": "a model for other programs: dinov3 export --model=NAME --to=onnx --out=FILE",
 }
 _USAGE = "usage: dinov3 VERB [options]; dinov3 VERB --help explains one\n\n" + "\n".join(

@@ -21,6 +21,7 @@ import numpy as np
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import Source
 from dinov3_jax.distributed.sharding import path_name
+from dinov3_jax.features.claim import claim_folder, read_claim
 from dinov3_jax.features.formats import FORMATS, Arrays, write_text
 from dinov3_jax.models.model import Model
 
@@ -60,26 +61,13 @@ def claim(out: Path, model: Model, source: Source, settings: Settings) -> None:
         "listing of images": source.fingerprint,
         **dataclasses.asdict(settings),
     }
-    ours = json.loads(json.dumps(ours))
-    path = out / "features.json"
-    if path.exists():
-        there = _settings(out)
-        changed = [
-            f"{key}: {there.get(key)!r} there, {ours.get(key)!r} now"
-            for key in sorted(there.keys() | ours.keys())
-            if there.get(key) != ours.get(key)
-        ]
-        if changed:
-            raise ConfigError(
-                f"{out} holds other features ({'; '.join(changed)}); take another folder, or set "
-                "these back to go on with that run"
-            )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is there and holds no features; give a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(ours, indent=1) + "\n"
-    write_text(path, text)
+    claim_folder(
+        out,
+        "features.json",
+        ours,
+        holds="features",
+        advice="take another folder, or set these back to go on with that run",
+    )
 
 
 def weights_digest(model: Model) -> str:
@@ -170,10 +158,7 @@ def _settings(out):
     path = out / "features.json"
     if not path.exists():
         raise ConfigError(f"there is no {path}; give a folder written by dinov3 features")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is damaged ({error}); take another folder") from error
+    return read_claim(out, "features.json")
 
 
 def _index(out, part):
