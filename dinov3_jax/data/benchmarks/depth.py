@@ -126,7 +126,10 @@ def _checked(root, pairs, per_metre, protocol, window):
         missing = [name for name in (*images, *depths) if not os.path.exists(name)]
         if missing:
             raise SourceError(f"{len(missing)} files are missing, the first is {missing[0]}")
-    train, test = (DepthSet(*map(tuple, pair), per_metre, protocol, window) for pair in pairs)
+    train, test = (
+        DepthSet(tuple(images), tuple(depths), per_metre, protocol, window)
+        for images, depths in pairs
+    )
     return train, test
 
 

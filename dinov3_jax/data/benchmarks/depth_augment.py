@@ -4,6 +4,8 @@ trained."""
 import numpy as np
 from PIL import Image
 
+from dinov3_jax.data.benchmarks.resize_short import resize_short
+
 _TURN = 2.5  # degrees
 
 
@@ -13,19 +15,23 @@ def training_crop(
     rng: np.random.Generator,
     *,
     box: tuple[int, int, int, int] | None,
+    short: int | None,
     size: tuple[int, int],
-    fill: tuple[int, int, int],
+    fill: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [h, w, 3] and float32 [h, w], metres -> [*size, 3] and [*size].
 
-    In this order: ``box`` (top, left, bottom, right) is cut out; in one of two cases a turn by up to
-    2.5 degrees (depth nearest; corners are black, their depth 0); a mirror image in one of two; a
-    random crop of ``size``; ``recolour`` in one of two; ``fill`` and depth 0, which is unknown, at
-    the right and below where the image is smaller than ``size``.
+    In this order: ``box`` (top, left, bottom, right) is cut out; its short side becomes ``short``
+    pixels (depth nearest; None: as it is); in one of two cases a turn by up to 2.5 degrees (depth
+    nearest; corners are black, their depth 0); a mirror image in one of two; a random crop of
+    ``size``; ``recolour`` in one of two; ``fill`` and depth 0, which is unknown, at the right and
+    below where the image is smaller than ``size``.
     """
     if box is not None:
         top, left, bottom, right = box
         image, depth = image[top:bottom, left:right], depth[top:bottom, left:right]
+    if short is not None:
+        image, depth = resize_short(image, short, depth)
     if rng.random() < 0.5:
         degrees = rng.uniform(-_TURN, _TURN)
         image = np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR))

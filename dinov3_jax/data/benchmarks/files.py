@@ -9,7 +9,7 @@ from dinov3_jax.data.record import SourceError
 
 
 def listed(folder: str, layouts: str) -> list[str]:
-    """Sorted names in ``folder``, hidden ones left out; ``layouts``: what is wanted in its place."""
+    """Sorted names in ``folder``, hidden ones left out; an error quotes ``layouts``, the wanted."""
     if not os.path.isdir(folder):
         raise SourceError(f"there is no folder {folder}; wanted one of these layouts:\n{layouts}")
     return sorted(name for name in os.listdir(folder) if not name.startswith("."))

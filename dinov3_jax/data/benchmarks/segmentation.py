@@ -142,9 +142,8 @@ def _cityscapes(root, split, masks):
 
 
 def _voc12(root, split, masks):
-    names = read_lines(
-        os.path.join(root, "ImageSets", "Segmentation", f"{split}.txt"), "image names"
-    )
+    path = os.path.join(root, "ImageSets", "Segmentation", f"{split}.txt")
+    names = read_lines(path, "names of images, one a line")
     return (
         [os.path.join(root, "JPEGImages", f"{name}.jpg") for name in names],
         [os.path.join(root, masks, f"{name}.png") for name in names],

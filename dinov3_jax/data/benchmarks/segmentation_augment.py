@@ -1,9 +1,9 @@
 """Training crops of labelled images: scale, crop, flip and colour, as linear probes are trained."""
 
 import numpy as np
-from PIL import Image
 
 from dinov3_jax.data import color
+from dinov3_jax.data.benchmarks.resize_short import resize_short
 from dinov3_jax.data.benchmarks.segmentation import IGNORED
 
 _TRIES = 10  # crops drawn before one that a single class fills is taken all the same
@@ -17,7 +17,7 @@ def training_crop(
     size: int,
     scale: tuple[float, float],
     largest_class: float,
-    fill: tuple[int, int, int],
+    fill: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [h, w, 3] and [h, w] -> [size, size, 3] and [size, size].
 
@@ -39,23 +39,6 @@ def training_crop(
     target = np.full((size, size), IGNORED, np.uint8)
     target[:height, :width] = labels
     return pixels, target
-
-
-def resize_short(
-    image: np.ndarray, short: int, labels: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Both with a short side of ``short`` pixels, the other in proportion, cut to whole pixels.
-
-    The image is bilinear and averages over the pixels that one stands for where it shrinks; labels
-    keep the nearest one.
-    """
-    height, width = image.shape[:2]
-    factor = short / min(height, width)
-    size = (int(width * factor + 1e-6), int(height * factor + 1e-6))  # Pillow: width first
-    image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    if labels is not None:
-        labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    return image, labels
 
 
 def distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

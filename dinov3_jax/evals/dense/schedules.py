@@ -29,7 +29,7 @@ def depth(step: int, *, steps: int, warmup: int) -> float:
 
 
 def depth_beta1(step: int, *, steps: int, warmup: int) -> float:
-    """Adam's first decay where it is cycled: 0 below ``warmup``, then a cosine from 0.85 to 0.95."""
+    """Adam's first decay where it cycles: 0 below ``warmup``, then a cosine from 0.85 to 0.95."""
     if step < warmup:
         return 0.0
     return 0.95 - 0.1 * _cosine((step - warmup) / (steps - warmup))
