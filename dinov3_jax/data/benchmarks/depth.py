@@ -72,7 +72,8 @@ class DepthSet:
                 f"{self.images[index]} has {image.shape[0]} x {image.shape[1]} pixels, wanted at "
                 f"least {rows} x {columns}"
             )
-        return tuple(x[top:, left : left + columns] for x in (image, depth))
+        cut = (slice(top, None), slice(left, left + columns))
+        return image[cut], depth[cut]
 
     def _metres(self, path):
         try:

@@ -70,12 +70,14 @@ def evaluate(model: Model, settings: SegmentationSettings, mesh: Mesh) -> Result
     crops = repeat(_crops(train, tokens, settings, model, mesh), settings.cached)
     probe = train_probe(crops, loss, recipe, outputs=len(train.classes), mesh=mesh)
     maps = functools.partial(_label_maps, test, tokens=tokens, probe=probe, settings=settings)
-    counts = {
-        i: [miou.confusion(labels, called, len(test.classes)) for called in candidates]
-        for i, _, labels, candidates in maps(range(len(test)))
-    }
-    metrics, best = _metrics(np.sum(list(counts.values()), axis=0), recipe, test.classes)
-    own = {i: miou.scores(c[best])["miou"] for i, c in counts.items() if c[best].any()}
+    totals, own = 0, {}
+    for i, _, labels, candidates in maps(range(len(test))):
+        counts = [miou.confusion(labels, called, len(test.classes)) for called in candidates]
+        totals = totals + np.stack(counts)
+        if counts[0].any():
+            own[i] = [miou.scores(each)["miou"] for each in counts]
+    metrics, best = _metrics(totals, recipe, test.classes)
+    own = {i: each[best] for i, each in own.items()}
     drawn = [
         Picture(
             f"Image, true and predicted classes: mIoU {own[i]:.1f} in this image",
@@ -95,8 +97,8 @@ def cross_entropy(
     rows, columns = (bilinear(*sides) for sides in zip(logits.shape[1:3], labels.shape[1:]))
     logits = jnp.einsum("ya,xb,nabc->nyxc", rows, columns, logits, precision="highest")
     labelled = labels != miou.IGNORED
-    label = jnp.where(labelled, labels, 0).astype(jnp.int32)
-    at_label = jnp.take_along_axis(logits, label[..., None], axis=-1)[..., 0]
+    # A sum, not a gather, whose backward pass would be a scatter of every pixel.
+    at_label = jnp.where(labels[..., None] == jnp.arange(logits.shape[-1]), logits, 0.0).sum(-1)
     entropy = jnp.where(labelled, jax.nn.logsumexp(logits, axis=-1) - at_label, 0.0)
     return entropy.sum() / (labels.size if count_ignored else jnp.maximum(labelled.sum(), 1))
 
