@@ -63,7 +63,7 @@ def test_another_layout_is_told_the_ones_there_are(tmp_path):
 def test_what_is_missing_is_named(tmp_path):
     layouts.own_depth(tmp_path)
     (tmp_path / "depth/test/1.png").unlink()
-    with pytest.raises(SourceError, match="1 files are missing, the first is .*depth/test/1.png"):
+    with pytest.raises(SourceError, match=r"1 files are missing, the first is .*depth/test/1.png"):
         open_depth(str(tmp_path))
 
 
@@ -73,7 +73,7 @@ def test_a_list_with_other_lines(tmp_path):
     with pytest.raises(SourceError, match=r"nyu_test.txt, line 1, is 'alone.jpg'; wanted RGB DE"):
         open_depth(str(tmp_path))
     (tmp_path / "nyu_test.txt").write_text("\n")
-    with pytest.raises(SourceError, match="a split of .* has no images"):
+    with pytest.raises(SourceError, match=r"a split of .* has no images"):
         open_depth(str(tmp_path))
 
 

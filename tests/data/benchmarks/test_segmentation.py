@@ -62,7 +62,7 @@ def test_another_layout_is_told_the_ones_there_are(tmp_path):
 def test_what_is_missing_is_named(tmp_path):
     layouts.own_masks(tmp_path)
     (tmp_path / "masks/val/1.png").unlink()
-    with pytest.raises(SourceError, match="1 of 2 masks are missing, the first is .*val/1.png"):
+    with pytest.raises(SourceError, match=r"1 of 2 masks are missing, the first is .*val/1.png"):
         open_segmentation(str(tmp_path))
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(SourceError, match=r"classes.txt cannot be read .*; wanted class names"):
@@ -71,7 +71,7 @@ def test_what_is_missing_is_named(tmp_path):
 
 def test_an_empty_split(tmp_path):
     layouts.own_masks(tmp_path, counts=(2, 0))
-    with pytest.raises(SourceError, match="there is no folder .*images/val; wanted"):
+    with pytest.raises(SourceError, match=r"there is no folder .*images/val; wanted"):
         open_segmentation(str(tmp_path))
     (tmp_path / "images/val").mkdir()
     with pytest.raises(SourceError, match="no images of the split val"):
