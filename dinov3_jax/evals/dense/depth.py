@@ -139,7 +139,7 @@ def _protocol(settings: DepthSettings, published: Protocol) -> Protocol:
         published,
         crop=published.crop if settings.crop is None else settings.crop,
         most=published.most if settings.most is None else settings.most,
-        train_crop=settings.train_crop or published.train_crop,
+        train_crop=published.train_crop if settings.train_crop is None else settings.train_crop,
     )
     if protocol.crop not in depth_metrics.CROPS:
         names = ", ".join(map(repr, depth_metrics.CROPS))
@@ -148,11 +148,12 @@ def _protocol(settings: DepthSettings, published: Protocol) -> Protocol:
         raise ConfigError(
             f"least is {settings.least} m, most {protocol.most} m; wanted 0 < least < most"
         )
-    counts = {"batch": settings.batch, "bins": settings.bins, "cached": settings.cached or 1}
-    counts["train_crop"], counts["size"] = min(protocol.train_crop), settings.size or 1
-    for name, value in counts.items():
-        if value < 1:
+    for name in ("batch", "bins", "size", "cached"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}, wanted at least 1")
+    if min(protocol.train_crop) < 1:
+        raise ConfigError(f"train_crop is {protocol.train_crop}, wanted (rows, columns), positive")
     return protocol
 
 
