@@ -18,7 +18,7 @@ SEGMENTATION = (
     "size=112", "stride=75", "scale=(1.0,2.0)", "steps=400", "warmup=40", "cached=20",
 )  # fmt: skip
 DEPTH = (
-    "train_crop=(224,224)", "lr=(3e-3,)", "steps=400", "warmup=130", "cached=8", "batch=8",
+    "train_crop=(224,224)", "lr=(3e-3,)", "steps=200", "warmup=60", "cached=8", "batch=8",
 )  # fmt: skip
 
 SIDE = 224  # pixels of a mosaic

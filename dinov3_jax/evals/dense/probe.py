@@ -86,17 +86,15 @@ def train_probe(
     """
     batches, step = iter(batches), _step(loss, recipe, mesh)
     tokens, target = next(batches)
-    key = jax.random.key(recipe.seed)
     candidates = recipe.candidates
-    probe = jax.device_put(
-        _start(key, tokens.shape[-1], outputs, len(candidates)), NamedSharding(mesh, P())
-    )
+    start = functools.partial(_start, recipe.seed, tokens.shape[-1], outputs, len(candidates))
+    probe = jax.jit(start, out_shardings=NamedSharding(mesh, P()))()
     peaks, decays = (np.array(values, np.float32) for values in zip(*candidates, strict=True))
     for i in tqdm(range(recipe.steps), desc="probe", unit="step", disable=None):
         if i:
             tokens, target = next(batches)
         lr = peaks * np.float32(recipe.schedule(i))
-        probe, losses = step(probe, tokens, target, key, i, lr, decays, recipe.beta1(i))
+        probe, losses = step(probe, tokens, target, i, lr, decays, recipe.beta1(i))
         if (i + 1) % _CHECKED == 0 or i + 1 == recipe.steps:
             losses = np.asarray(losses)
             if not np.isfinite(losses).all():
@@ -120,9 +118,9 @@ def predict(probe: Probe, tokens: jax.Array) -> jax.Array:
     return jax.lax.map(lambda params: _linear(params, x), probe.params)
 
 
-def _start(key, dim, outputs, candidates):
+def _start(seed, dim, outputs, candidates):
     """All candidates start alike: the matrix from N(0, 0.01²), the rest as the identity."""
-    kernel = 0.01 * jax.random.normal(key, (dim, outputs))
+    kernel = 0.01 * jax.random.normal(jax.random.key(seed), (dim, outputs))
     params = {
         "scale": jnp.ones(dim),
         "shift": jnp.zeros(dim),
@@ -138,10 +136,11 @@ def _step(loss, recipe, mesh):
     # Replicated, and said so: else the compiler may choose another layout for what comes out, and
     # compile again for it.
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=NamedSharding(mesh, P()))
-    def step(probe, tokens, target, key, i, lr, decay, beta1):
+    def step(probe, tokens, target, i, lr, decay, beta1):
         kept = 1.0 - recipe.dropout
         shape = (len(tokens), 1, 1, tokens.shape[-1])
-        mask = jax.random.bernoulli(jax.random.fold_in(key, i), kept, shape)
+        key = jax.random.fold_in(jax.random.key(recipe.seed), i)
+        mask = jax.random.bernoulli(key, kept, shape)
         x = tokens * mask / kept
         mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
         x = _normed(x, mean, var)
