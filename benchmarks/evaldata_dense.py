@@ -5,6 +5,7 @@ exactly. Depth: the stereo pair of scikit-image (Middlebury 2014, "Motorcycle"),
 were measured; the left half trains, the right half tests.
 """
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +16,43 @@ from dinov3_jax.data.decode import decode
 # Of dinov3 eval, sized for these data and a few minutes on two CPU cores; 112 pixels are whole
 # patches of 8, 14 and 16. The batches of crops are kept: the backbone sees each once.
 SEGMENTATION = (
-    "size=112", "stride=75", "scale=(1.0,2.0)", "steps=400", "warmup=40", "cached=20",
+    "size=112", "stride=75", "scale=(1.0,2.0)", "steps=200", "warmup=20", "cached=12",
 )  # fmt: skip
 DEPTH = (
     "train_crop=(224,224)", "lr=(3e-3,)", "steps=200", "warmup=60", "cached=8", "batch=8",
 )  # fmt: skip
 
 SIDE = 224  # pixels of a mosaic
-TRAIN, VAL = 200, 60  # mosaics
+TRAIN, VAL = 200, 40  # mosaics
+CLASSES = ("Apple", "Juice", "Melon", "Milk", "Pepper", "Tomato")
 _SEAM = 1  # pixels on each side of a border between photographs that have no class
 _FOCAL, _BASELINE, _OFFSET = 994.978, 0.193001, 31.086  # pixels, metres, pixels
 
 
 def mosaics(photos: Path, out: Path) -> str:
-    """Of photographs in ``photos``/clothing/{train,test}/CLASS; returns the folder, in ``out``."""
-    source, data = photos / "clothing", out / "mosaics"
-    if not (source / "train").is_dir():
+    """Of photographs in ``photos``/grocery/{train,test}/NAME, whose classes.csv says which names
+    are of one class; returns the folder, in ``out``."""
+    source, data = photos / "grocery", out / "mosaics"
+    if not (source / "classes.csv").is_file():
         raise FileNotFoundError(
-            f"there is no {source}/train; give --photos=FOLDER (make evals PHOTOS=FOLDER) that "
-            "holds clothing/{train,val,test}/CLASS/*.jpg"
+            f"there is no {source}/classes.csv; give --photos=FOLDER (make evals PHOTOS=FOLDER) "
+            "that holds grocery/classes.csv and grocery/{train,val,test}/CLASS/*.jpg"
         )
-    classes = sorted(folder.name for folder in (source / "train").iterdir() if folder.is_dir())
+    with open(source / "classes.csv", encoding="utf-8", newline="") as file:
+        coarse = {row["class"]: row["coarse_class"] for row in csv.DictReader(file)}
     for split, photographs, count in (("train", "train", TRAIN), ("val", "test", VAL)):
         rng = np.random.default_rng(0)
-        files = [sorted((source / photographs / name).glob("*.jpg")) for name in classes]
+        files = [
+            sorted(f for f in (source / photographs).glob("*/*.jpg") if coarse[f.parent.name] == c)
+            for c in CLASSES
+        ]
         for kind in ("images", "masks"):
             (data / kind / split).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             image, mask = _mosaic(files, rng)
             Image.fromarray(image).save(data / "images" / split / f"{i:04d}.jpg", quality=95)
             Image.fromarray(mask).save(data / "masks" / split / f"{i:04d}.png")
-    (data / "classes.txt").write_text("\n".join(classes) + "\n")
+    (data / "classes.txt").write_text("\n".join(CLASSES) + "\n")
     return str(data)
 
 

@@ -31,11 +31,11 @@ def test_rows_fit_the_page():
 def test_depth_has_one_scale_for_truth_and_prediction():
     image = np.zeros((20, 20, 3), np.uint8)
     depth = np.full((40, 40), 2.0, np.float32)
-    depth[:20], depth[0] = 4.0, 0.0
+    depth[:20], depth[:4] = 4.0, 0.0
     row = depth_row(image, depth, np.full((40, 40), 4.0, np.float32))
     truth, predicted = row[:, 22:42], row[:, 44:64]
     assert row.shape == (20, 64, 3)
     np.testing.assert_array_equal(truth[0, 5], [96, 96, 96])  # unknown
-    np.testing.assert_array_equal(truth[5, 5], predicted[5, 5])
+    np.testing.assert_array_equal(truth[8, 5], predicted[8, 5])
     assert (truth[15, 5] > predicted[15, 5]).all()  # nearer is brighter
     assert depth_row(image, depth * 0, depth).shape == row.shape
