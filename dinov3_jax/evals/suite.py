@@ -10,6 +10,7 @@ from dinov3_jax.evals.classification import (
     voc07,
 )
 from dinov3_jax.evals.correspondence import navi, own as own_matches, spair
+from dinov3_jax.evals.dense import depth, segmentation
 from dinov3_jax.evals.evaluation import Evaluation
 from dinov3_jax.evals.retrieval import amstertime, copydays, met, own as own_retrieval, revisited
 
@@ -104,5 +105,17 @@ EVALUATIONS: dict[str, Evaluation] = {
         own_matches.MatchesSettings,
         "pck",
         "correspondence of one's own: a CSV file of points in two images",
+    ),
+    "segmentation": Evaluation(
+        segmentation.evaluate,
+        segmentation.SegmentationSettings,
+        "miou",
+        "classes of pixels by a linear probe; ADE20k, Cityscapes, VOC 2012, images and masks",
+    ),
+    "depth": Evaluation(
+        depth.evaluate,
+        depth.DepthSettings,
+        "rmse",
+        "metres of pixels by a linear probe; NYU, KITTI, images and depths",
     ),
 }
