@@ -1,4 +1,7 @@
-"""``dinov3 view pca|similarity|attention IMAGE ... --model=... --out=DIR``: docs/features.md."""
+"""``dinov3 view pca|similarity|attention IMAGE ... --model=... --out=DIR``: docs/features.md.
+
+``dinov3 view track VIDEO`` is in ``view_track``.
+"""
 
 import argparse
 import re
@@ -10,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dinov3_jax.augment.normalize import normalize
+from dinov3_jax.cli import view_track
 from dinov3_jax.cli.models import add_model_flags, open_model
 from dinov3_jax.cli.sizes import parse_size
 from dinov3_jax.config import ConfigError, MeshConfig
@@ -53,8 +57,12 @@ def run(argv: list[str]) -> None:
     )
     attention = _kind(kinds, "attention", "attention of CLS to the patches, each head and the mean")
     attention.add_argument("--layer", type=int, help="block, counted from 0; default the last")
+    view_track.add_parser(kinds)
     options = parser.parse_args(argv)
     model = open_model(options)
+    if options.kind == "track":
+        view_track.run(model, options)
+        return
     views = _read(options.images, options.size, model)
     if options.kind == "pca":
         made = _pca(model, views, options)
