@@ -73,7 +73,7 @@ def test_sizes_off_the_grid_are_padded_and_boxes_stay_inside(model, settings, tm
     assert found[0].shape == (3, 4)
     assert (found[0] <= [45, 27, 45, 27]).all()
     for i in (1, 2):
-        np.testing.assert_array_equal(found[i][-1], BOXES[i])
+        assert (found[i] == BOXES[i]).all(axis=1).any()  # with one of the taus
 
 
 def test_large_images_are_scaled_down_and_boxes_back(model, settings):
