@@ -95,7 +95,7 @@ def transfer(
         near = jax.lax.dynamic_slice_in_dim(context, top, rows, axis=1)
         near_labels = jax.lax.dynamic_slice_in_dim(labels, top, rows, axis=1)
         # "highest": TPUs and recent GPUs would round the inputs.
-        cosines = jnp.einsum("qd,trcd->qtrc", query[y], near, precision="highest")
+        cosines = jnp.matmul(query[y], near.reshape(-1, near.shape[-1]).T, precision="highest")
         down = top + jnp.arange(rows) - y
         allowed = (
             filled[:, None, None]
@@ -103,7 +103,7 @@ def transfer(
                 down[:, None], across[:, None], radius=how.radius, neighbourhood=how.neighbourhood
             )[:, None]
         )  # [w, t, rows, w]
-        cosines = jnp.where(allowed, cosines, -jnp.inf).reshape(w, -1)
+        cosines = jnp.where(allowed.reshape(w, -1), cosines, -jnp.inf)
         least = jax.lax.top_k(cosines, min(how.top_k, cosines.shape[1]))[0][:, -1:]
         kept = jnp.where(cosines >= least, cosines, -jnp.inf)
         weights = jax.nn.softmax(kept / how.temperature, axis=-1)
