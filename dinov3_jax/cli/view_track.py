@@ -41,8 +41,8 @@ def add_parser(kinds) -> None:
         type=int,
         default=480,
         metavar="N",
-        help="pixels that the model sees; default 480; 960 and 1440 follow better and cost 4 and 9 "
-        "times as much",
+        help="pixels that the model sees; default 480; at 960 and 1440 there are 4 and 9 times as "
+        "many patches, and masks follow better",
     )
     parser.add_argument("--frames", type=int, metavar="N", help="only the first N")
     default = Propagation()

@@ -15,6 +15,7 @@ from dinov3_jax.augment.normalize import normalize
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.benchmarks.foreground import open_foreground
 from dinov3_jax.data.fit import fit
+from dinov3_jax.data.in_order import in_order
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.distributed import sharding
 from dinov3_jax.evals.draw import overlay
@@ -51,7 +52,8 @@ def evaluate(model: Model, settings: AttentionSettings, mesh: Mesh) -> Result:
     side = -(-settings.size // model.stride) * model.stride
     size, scores, shown, empty = whole_batch(settings.batch, mesh), [], [], 0
     for start in range(0, len(data), size):
-        batch = [data[i] for i in range(start, min(start + size, len(data)))]
+        numbers = range(start, min(start + size, len(data)))
+        batch = list(in_order(data.__getitem__, numbers, ahead=size))
         fitted = [
             fit(image, (side, side), how="resize", stride=model.stride, fill=(0, 0, 0)).pixels
             for image, _ in batch

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.benchmarks.boxes import open_boxes
 from dinov3_jax.data.fit import fit
+from dinov3_jax.data.in_order import in_order
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.evals.discovery.normalized_cut import eigenvectors, salient_box
 from dinov3_jax.evals.evaluation import Picture, Result
@@ -87,8 +88,7 @@ def _boxes(model, data, chosen, settings, mesh) -> Iterator[tuple[int, np.ndarra
             limits = np.array([fitted.width, fitted.height] * 2)
             yield i, np.minimum(boxes, limits) * (np.array([own[1], own[0]] * 2) / limits)
 
-    for i in chosen:
-        image = data.image(i)
+    for i, image in zip(chosen, in_order(data.image, chosen, ahead=2 * size)):
         own = image.shape[:2]
         image = _shrunk(image, settings.long_side)
         fitted = fit(image, None, how="pad", stride=model.stride, fill=fill)

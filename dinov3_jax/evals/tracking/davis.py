@@ -12,6 +12,7 @@ from PIL import Image
 
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.benchmarks.video import VOID, Clip, open_clips
+from dinov3_jax.data.in_order import in_order
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.evals.evaluation import Picture, Result
 from dinov3_jax.evals.tracking.jf import boundary_accuracy, region_similarity
@@ -56,6 +57,7 @@ def evaluate(model: Model, settings: DavisSettings, mesh: Mesh) -> Result:
         settings.temperature,
     )
     extract = extractor(model, mesh, tokens="patch", batch=settings.batch)
+    size = whole_batch(settings.batch, mesh)
     scores, empty, shown = [], 0, []
     clips = _draw(open_clips(settings.data, settings.split), settings)
     for clip in clips:
@@ -66,12 +68,12 @@ def evaluate(model: Model, settings: DavisSettings, mesh: Mesh) -> Result:
         scored = scored_frames(clip)
         # What comes after the last frame that is scored need not be looked at.
         found = track(
-            (clip.frame(i) for i in range(scored[-1] + 1)),
+            in_order(clip.frame, range(scored[-1] + 1), ahead=2 * size),
             first,
             extract,
             short_side=settings.short_side,
             stride=model.stride,
-            batch=whole_batch(settings.batch, mesh),
+            batch=size,
             how=how,
             upsample=settings.upsample,
         )
