@@ -10,12 +10,12 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 
 from dinov3_jax.data.record import SourceError
-from dinov3_jax.data.video import read_frame
+from dinov3_jax.data.video import list_frames, read_frame
 
 COLUMNS = ("image", "x0", "y0", "x1", "y1")
 LAYOUT = f"""wanted
   boxes.csv with the header {",".join(COLUMNS)} (pixels from the top left, one box a line) and
-  images/ with the files it names; or
+  images/ with the files it names (others there have no box); or
   JPEGImages/, Annotations/*.xml and ImageSets/Main/SPLIT.txt, as VOC2007 and VOC2012 are laid out
   (from the project page of PASCAL VOC); or
   coco_20k_filenames.txt (published with LOST and TokenCut), train2014/, val2014/ where the list
@@ -82,7 +82,11 @@ def _own(root):
                     f"{name}, line {number}: {list(line.values())}: {error}"
                 ) from error
             found.setdefault(os.path.join(root, "images", line["image"]), []).append(box)
-    return list(found), list(found.values())
+    folder = os.path.join(root, "images")
+    if not os.path.isdir(folder):
+        raise SourceError(f"there is no folder {folder}, {LAYOUT}")
+    files = sorted(found.keys() | set(list_frames(folder)))
+    return files, [found.get(file, []) for file in files]
 
 
 def _voc(root, split):

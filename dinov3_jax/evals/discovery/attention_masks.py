@@ -18,9 +18,8 @@ from dinov3_jax.data.fit import fit
 from dinov3_jax.data.in_order import in_order
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.distributed import sharding
-from dinov3_jax.evals.draw import overlay
 from dinov3_jax.evals.evaluation import Picture, Result
-from dinov3_jax.evals.pictures import heat
+from dinov3_jax.evals.tracking.overlay import paint
 from dinov3_jax.features.extract import whole_batch
 from dinov3_jax.models.attention_maps import cls_attention
 from dinov3_jax.models.model import Model
@@ -140,6 +139,6 @@ def _extremes(shown):
 def _picture(name, image, mask, head, score):
     drawn = Image.fromarray(image)
     drawn.thumbnail((512, 512))
-    colours = heat(_enlarge(mask, *np.asarray(drawn).shape[:2]).astype(np.float32))
-    caption = f"{name}: head {head}, Jaccard {score:.2f}"
-    return Picture(caption, overlay(np.asarray(drawn), colours))
+    pixels = np.asarray(drawn)
+    caption = f"{name}: head {head} in red, Jaccard {score:.2f}"
+    return Picture(caption, paint(pixels, _enlarge(mask, *pixels.shape[:2]).astype(int)))

@@ -26,6 +26,15 @@ def test_several_boxes_of_one_image_and_fractions(tmp_path):
     assert data.boxes[0].tolist() == [list(BOXES[0]), [0.5, 1, 2.25, 3]]
 
 
+def test_an_image_that_the_list_does_not_name_has_no_box(tmp_path):
+    write_boxes(tmp_path, "own")
+    lines = (tmp_path / "boxes.csv").read_text().splitlines()
+    (tmp_path / "boxes.csv").write_text("\n".join([lines[0], *lines[2:]]))
+    data = open_boxes(str(tmp_path), "any")
+    assert [len(boxes) for boxes in data.boxes] == [0, 1, 1]
+    assert data.boxes[0].shape == (0, 4)
+
+
 def append(path, text):
     with open(path, "a") as file:
         file.write(text)
