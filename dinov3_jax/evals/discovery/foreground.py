@@ -61,8 +61,7 @@ def evaluate(model: Model, settings: ForegroundSettings, mesh: Mesh) -> Result:
     metrics |= {"images": len(data), "images_of_one_class": np.isnan(scores[0]).sum()}
     order = np.argsort(scores[best])[:SHOWN]  # NaN last
     pictures = (
-        _picture(data, i, smooth(chances[best][i].reshape(grids[i])), scores[best, i])
-        for i in order
+        _picture(data, i, chances[best][i].reshape(grids[i]), scores[best, i]) for i in order
     )
     return Result({name: float(value) for name, value in metrics.items()}, tuple(pictures))
 
@@ -138,10 +137,13 @@ def _size(height, width, tall, stride):
 
 
 def _picture(data, index, chance, score):
+    """Chances [h, w] over the image: a small C keeps them close together, so they are stretched."""
     image = Image.fromarray(data[index][0])
     image.thumbnail((512, 512))
-    pixels = np.asarray(image)
-    enlarged = Image.fromarray(chance.astype(np.float32)).resize(image.size)
+    low, high = chance.min(), chance.max()
+    shown = smooth((chance - low) / max(high - low, 1e-30)).astype(np.float32)
+    colours = heat(np.asarray(Image.fromarray(shown).resize(image.size)))
     judged = "one class alone" if np.isnan(score) else f"average precision {100 * score:.1f}"
-    caption = f"{data.images[index].rpartition('/')[2]}: {judged}; bright is foreground"
-    return Picture(caption, overlay(pixels, heat(np.asarray(enlarged))))
+    name = data.images[index].rpartition("/")[2]
+    caption = f"{name}: {judged}; chance of foreground from {low:.3f}, dark, to {high:.3f}, bright"
+    return Picture(caption, overlay(np.asarray(image), colours))
