@@ -108,8 +108,8 @@ def attention(
 
     Those of ``cls_attention`` in block ``layer``, None: the last. Images are spread over ``mesh``.
     """
-    if layer is None:
-        layer = getattr(model.config, "depth", 1) - 1  # of a ConvNeXt there is none: refused below
+    # Of a ConvNeXt there is no last block: refused when asked.
+    block = getattr(model.config, "depth", 1) - 1 if layer is None else layer
     params = jax.device_put(
         model.params, sharding.named(sharding.param_specs(model.params, mesh), mesh)
     )
@@ -121,7 +121,7 @@ def attention(
         with jax.set_mesh(mesh):
             pixels = jax.device_put(padded, sharding.batch_sharding(mesh))
             pixels = normalize(pixels, mean=model.mean, std=model.std)
-            return np.asarray(cls_attention(placed, pixels, layer))[: len(images)]
+            return np.asarray(cls_attention(placed, pixels, block))[: len(images)]
 
     return attend
 

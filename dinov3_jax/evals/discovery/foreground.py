@@ -46,7 +46,8 @@ def evaluate(model: Model, settings: ForegroundSettings, mesh: Mesh) -> Result:
     tokens, shares, grids = [], [], []
     for i in range(len(data)):
         image, alpha = data[i]
-        size = _size(*alpha.shape, settings.height, model.stride)
+        height, width = alpha.shape
+        size = _size(height, width, settings.height, model.stride)
         pixels = fit(image, size, how="resize", stride=model.stride, fill=(0, 0, 0)).pixels
         found = extract(pixels[None])["patch_tokens"][0]
         grids.append(found.shape[:2])

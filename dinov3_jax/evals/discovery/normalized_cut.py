@@ -44,7 +44,8 @@ def salient_box(x: np.ndarray, *, stride: int) -> tuple[int, int, int, int]:
     seed = np.unravel_index(np.argmax(np.abs(x)), x.shape)
     side = x > x.mean()
     side = side if side[seed] else ~side
-    parts, _ = ndimage.label(side)  # 4 neighbours
+    parts = np.zeros(side.shape, np.int32)
+    ndimage.label(side, output=parts)  # 4 neighbours
     rows, columns = np.nonzero(parts == parts[seed])
     return (
         int(columns.min()) * stride,
@@ -70,7 +71,7 @@ def _graph(cosines, tau):
 
 
 @jax.jit
-def _iterate(cosines, tau):
+def _iterate(cosines, tau) -> tuple[jax.Array, jax.Array]:
     """(x [N], relative residual): the largest eigenvector of M beside the first."""
     M, first, scale = _graph(cosines, tau)
     product = functools.partial(jnp.matmul, precision="highest")
@@ -101,7 +102,7 @@ def _iterate(cosines, tau):
 
 
 @jax.jit
-def _decompose(cosines, tau):
+def _decompose(cosines, tau) -> jax.Array:
     M, first, scale = _graph(cosines, tau)
     # Without the first: where the graph falls apart, float32 cannot tell the two.
     _, vectors = jnp.linalg.eigh(M - first[:, None] * first)
