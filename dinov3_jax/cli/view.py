@@ -1,5 +1,10 @@
 """``dinov3 view pca|similarity|attention|match IMAGE ... --model=...``: docs/features.md."""
 
+"""``dinov3 view pca|similarity|attention IMAGE ... --model=... --out=DIR``: docs/features.md.
+
+``dinov3 view track VIDEO`` is in ``view_track``.
+"""
+
 import argparse
 import re
 from pathlib import Path
@@ -10,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dinov3_jax.augment.normalize import normalize
+from dinov3_jax.cli import view_track
 from dinov3_jax.cli.models import add_model_flags, open_model
 from dinov3_jax.cli.sizes import parse_size
 from dinov3_jax.cli.view_match import add_match_flags, match_picture
@@ -56,8 +62,12 @@ def run(argv: list[str]) -> None:
     attention.add_argument("--layer", type=int, help="block, counted from 0; default the last")
     match = _kind(kinds, "match", "lines between the patches of two images that belong together")
     add_match_flags(match)
+    view_track.add_parser(kinds)
     options = parser.parse_args(argv)
     model = open_model(options)
+    if options.kind == "track":
+        view_track.run(model, options)
+        return
     views = _read(options.images, options.size, model)
     if options.kind == "pca":
         made = _pca(model, views, options)
