@@ -1,6 +1,4 @@
-"""``dinov3 view pca|similarity|attention|match IMAGE ... --model=...``: docs/features.md."""
-
-"""``dinov3 view pca|similarity|attention IMAGE ... --model=... --out=DIR``: docs/features.md.
+"""``dinov3 view pca|similarity|attention|match IMAGE ... --model=...``: docs/features.md.
 
 ``dinov3 view track VIDEO`` is in ``view_track``.
 """

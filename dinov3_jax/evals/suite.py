@@ -11,8 +11,10 @@ from dinov3_jax.evals.classification import (
 )
 from dinov3_jax.evals.correspondence import navi, own as own_matches, spair
 from dinov3_jax.evals.dense import depth, segmentation
+from dinov3_jax.evals.discovery import attention_masks, foreground, tokencut
 from dinov3_jax.evals.evaluation import Evaluation
 from dinov3_jax.evals.retrieval import amstertime, copydays, met, own as own_retrieval, revisited
+from dinov3_jax.evals.tracking import davis
 
 EVALUATIONS: dict[str, Evaluation] = {
     "knn": Evaluation(
@@ -117,11 +119,7 @@ EVALUATIONS: dict[str, Evaluation] = {
         depth.DepthSettings,
         "rmse",
         "metres of pixels by a linear probe; NYU, KITTI, images and depths",
-from dinov3_jax.evals.discovery import attention_masks, foreground, tokencut
-from dinov3_jax.evals.evaluation import Evaluation
-from dinov3_jax.evals.tracking import davis
-
-EVALUATIONS: dict[str, Evaluation] = {
+    ),
     "davis": Evaluation(
         davis.evaluate,
         davis.DavisSettings,

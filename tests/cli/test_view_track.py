@@ -10,7 +10,7 @@ from dinov3_jax.cli import view
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.evals.tracking.overlay import paint
-from tests.data.benchmarks.clips import moving_squares, write_clip
+from tests.data.benchmarks.masked_clips import moving_squares, write_clip
 from tests.features.models import vit
 
 FLAGS = ("--short-side=32", "--context=2", "--radius=3", "--top-k=2", "--temperature=0.02")

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dinov3_jax.data.decode import decode
 from dinov3_jax.data.folder import SUFFIXES
 from dinov3_jax.data.record import SourceError
+from dinov3_jax.data.video import list_frames, read_frame
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 LAYOUT = """wanted
@@ -138,9 +138,8 @@ def _visible(folder):
 def _read(path, count):
     """``count`` frames, evenly spaced, of whatever ``path`` is."""
     if os.path.isdir(path):
-        names = sorted(name for name in _visible(path) if name.lower().endswith(SUFFIXES))
-        chosen = _spaced(len(names), count)
-        return [_picture(os.path.join(path, names[i])) for i in chosen]
+        files = list_frames(path)
+        return [read_frame(files[i]) for i in _spaced(len(files), count)]
     if path.lower().endswith(VIDEOS):
         return _video(path, count)
     if path.lower().endswith(".gif"):
@@ -152,12 +151,7 @@ def _read(path, count):
         return frames
     if not path.lower().endswith(SUFFIXES):
         raise ValueError("it is no folder, GIF, image or video")
-    return [_picture(path)] * count
-
-
-def _picture(path):
-    with open(path, "rb") as file:
-        return decode(file.read())
+    return [read_frame(path)] * count
 
 
 def _video(path, count):

@@ -89,7 +89,7 @@ def test_clips_that_cannot_be_read_are_named(tmp_path):
     write_folder(tmp_path / "test" / "a" / "x", frames(2))
     clips = open_clips(str(tmp_path)).train
     for index, message in enumerate(
-        ("0empty cannot be read .it has no frame", "1sizes has frames of 2 sizes",
+        ("no frames in .*0empty", "1sizes has frames of 2 sizes",
          "2video.mp4 cannot be read .it has no frame", "3notes.txt cannot be read .it is no folder")
     ):  # fmt: skip
         with pytest.raises(SourceError, match=message):

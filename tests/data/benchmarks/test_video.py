@@ -4,7 +4,7 @@ from PIL import Image
 
 from dinov3_jax.data.benchmarks.video import VOID, open_clips, read_mask
 from dinov3_jax.data.sources import SourceError
-from tests.data.benchmarks.clips import LAYOUTS, moving_squares, write_clip, write_clips
+from tests.data.benchmarks.masked_clips import LAYOUTS, moving_squares, write_clip, write_clips
 
 SPLITS = {"own": "any", "davis": "val", "youtube": "train"}
 

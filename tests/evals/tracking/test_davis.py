@@ -7,7 +7,7 @@ from dinov3_jax.config import ConfigError
 from dinov3_jax.data.benchmarks.video import VOID, open_clips
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.evals.tracking.davis import DavisSettings, evaluate, object_scores, scored_frames
-from tests.data.benchmarks.clips import moving_squares, write_clip, write_clips
+from tests.data.benchmarks.masked_clips import moving_squares, write_clip, write_clips
 from tests.features.models import mesh, vit
 
 # A patch of the tiny model is 8 pixels, half a square.

@@ -5,7 +5,7 @@ from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.evals.tracking.propagation import Propagation
 from dinov3_jax.evals.tracking.track import decide, patch_labels, scaled_size, track
-from tests.data.benchmarks.clips import moving_squares
+from tests.data.benchmarks.masked_clips import moving_squares
 
 
 def colours(images):
