@@ -62,8 +62,8 @@ _SIZES = ("resize=128", "crop=112")
 _FROZEN = (*_SIZES, "augment=False", "batch=256")
 DATA = {
     "knn": Chosen(classes.clothing, _SIZES),
-    "logistic": Chosen(classes.clothing, (*_SIZES, "C=(0.01,0.1,1.0,10.0)", "tol=1e-6")),
-    "linear": Chosen(classes.clothing, (*_FROZEN, "steps=1000")),
+    "logistic": Chosen(classes.few, (*_SIZES, "C=(0.01,0.1,1.0,10.0)", "tol=1e-6")),
+    "linear": Chosen(classes.few, (*_FROZEN, "steps=500")),
     "imagenet": Chosen(classes.imagenet, (*_FROZEN, "steps=500")),
     "attentive": Chosen(
         classes.few,
