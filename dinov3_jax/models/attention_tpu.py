@@ -36,7 +36,7 @@ _SCORES = 2**20  # heads x queries x T
 _VMEM = 64 * 2**20  # bytes that a kernel may use: all of a v5p's, half of a v5e's or v6e's
 
 
-def attention(qkv: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
+def attention(qkv: jax.Array, sin: jax.Array, cos: jax.Array, *, tokens: int) -> jax.Array:
     """``attention.attention`` for qkv [n, T, 3, A, C] and sin, cos [S, N, C].
 
     Any T up to ``MAX_TOKENS``, without padding: the compiler masks what the last registers hold
@@ -44,30 +44,33 @@ def attention(qkv: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
     TPUs alone; elsewhere Pallas' interpret mode runs it. Raises ``ValueError`` for a longer
     sequence. No gradient reaches sin and cos.
     """
-    prefix = ((0, 0), (qkv.shape[1] - sin.shape[1], 0), (0, 0))  # tokens that are not turned
+    # Neither what stands before the patches nor the padding is turned.
+    around = ((0, 0), (tokens - sin.shape[1], qkv.shape[1] - tokens), (0, 0))
     signs = jnp.where(jnp.arange(sin.shape[2]) < sin.shape[2] // 2, -1, 1).astype(sin.dtype)
-    table = jnp.pad(sin * signs, prefix), jnp.pad(cos, prefix, constant_values=1.0)
-    return _attention(qkv, jnp.concatenate(table, axis=2))  # [S, T, 2C]
+    table = jnp.pad(sin * signs, around), jnp.pad(cos, around, constant_values=1.0)
+    return _attention(qkv, jnp.concatenate(table, axis=2), tokens)  # [S, T, 2C]
 
 
-@jax.custom_vjp
-def _attention(qkv, table):
-    return _forward(qkv, table)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _attention(qkv, table, tokens):
+    return _forward(qkv, table, tokens)[0]
 
 
-def _forward(qkv, table):
+def _forward(qkv, table, tokens):
     def run(table, qkv):
         reads, shape = _thirds(qkv), qkv.shape
-        (out,) = _run(_forward_kernel, table, reads, shape, writes="q", sums=0, products=2)
+        kernel = functools.partial(_forward_kernel, tokens=tokens)
+        (out,) = _run(kernel, table, reads, shape, writes="q", sums=0, products=2)
         return out.reshape(qkv.shape[:2] + qkv.shape[3:])
 
     return _on_each_device(run, table, qkv), (qkv, table)
 
 
-def _backward(saved, dout):
+def _backward(tokens, saved, dout):
     def run(table, qkv, dout):
         reads, shape = [*_thirds(qkv), (_flat(dout), "q", 0)], qkv.shape
-        parts = _run(_backward_kernel, table, reads, shape, writes="qkk", sums=2, products=5)
+        kernel = functools.partial(_backward_kernel, tokens=tokens)
+        parts = _run(kernel, table, reads, shape, writes="qkk", sums=2, products=5)
         return jnp.concatenate(parts, axis=2).reshape(qkv.shape)
 
     qkv, table = saved
@@ -136,7 +139,7 @@ def _run(kernel, table, reads, shape, *, writes: str, sums: int, products: int):
     ]
     return pl.pallas_call(
         functools.partial(kernel, heads=heads),
-        name=f"attention{kernel.__name__.removesuffix('_kernel')}",
+        name=f"attention{kernel.func.__name__.removesuffix('_kernel')}",
         grid=(n, parts, pl.cdiv(T, queries)),
         in_specs=table_specs + [block(rows, before) for _, rows, before in reads],
         out_specs=[block(rows) for rows in writes],
@@ -178,10 +181,10 @@ def _probabilities(q, k):
     return exps / exps.sum(1, keepdims=True)
 
 
-def _head(block, head, heads):
-    """The index of one head in a block [1, ·, heads·C]."""
+def _head(block, head, heads, rows=None):
+    """The index of one head in a block [1, ·, heads·C], of its first ``rows``."""
     width = block.shape[2] // heads
-    return 0, slice(None), pl.ds(head * width, width)
+    return 0, slice(rows), pl.ds(head * width, width)
 
 
 def _turn(x, table, *, back=False):
@@ -193,16 +196,19 @@ def _turn(x, table, *, back=False):
     return x * cos - turned if back else x * cos + turned
 
 
-def _forward_kernel(q_table, k_table, q, k, v, out, *, heads):
+def _forward_kernel(q_table, k_table, q, k, v, out, *, heads, tokens):
     for head in range(heads):
-        here = _head(q, head, heads)
-        q_, k_ = _turn(q[here], q_table[0]), _turn(k[here], k_table[0])
+        here, keys = _head(q, head, heads), _head(k, head, heads, tokens)
+        q_, k_ = _turn(q[here], q_table[0]), _turn(k[keys], k_table[0, :tokens])
         p = _probabilities(q_.astype(q.dtype), k_.astype(k.dtype))
-        out[here] = _product(p.astype(v.dtype), v[here], ((1,), (0,))).astype(out.dtype)
+        out[here] = _product(p.astype(v.dtype), v[keys], ((1,), (0,))).astype(out.dtype)
 
 
-def _backward_kernel(q_table, k_table, q, k, v, dout, dq, dk, dv, dk_sum, dv_sum, *, heads):
-    """dk and dv are summed over the blocks of queries, the last axis of the grid."""
+def _backward_kernel(q_table, k_table, q, k, v, dout, dq, dk, dv, dk_sum, dv_sum, *, heads, tokens):
+    """dk and dv are summed over the blocks of queries, the last axis of the grid.
+
+    Those of the padding stay 0; so does its dq, because nothing depends on what it wrote: dout = 0.
+    """
     step, steps = pl.program_id(2), pl.num_programs(2)
 
     @pl.when(step == 0)
@@ -210,12 +216,12 @@ def _backward_kernel(q_table, k_table, q, k, v, dout, dq, dk, dv, dk_sum, dv_sum
         dk_sum[...] = jnp.zeros_like(dk_sum)
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
-    queries, tokens, dtype = q.shape[1], k.shape[1], q.dtype
+    queries, dtype = q.shape[1], q.dtype
     for head in range(heads):
-        here = _head(q, head, heads)
-        q_, k_ = _turn(q[here], q_table[0]).astype(dtype), _turn(k[here], k_table[0]).astype(dtype)
-        v_, dout_ = v[here], dout[here]
-        if tokens % queries:  # the last block ends beyond the sequence, in undefined rows
+        here, keys = _head(q, head, heads), _head(k, head, heads, tokens)
+        q_, k_ = _turn(q[here], q_table[0]), _turn(k[keys], k_table[0, :tokens])
+        q_, k_, v_, dout_ = q_.astype(dtype), k_.astype(dtype), v[keys], dout[here]
+        if k.shape[1] % queries:  # the last block ends beyond the sequence, in undefined rows
             row = step * queries + jax.lax.broadcasted_iota(jnp.int32, q_.shape, 0)
             q_, dout_ = (jnp.where(row < tokens, x, jnp.zeros_like(x)) for x in (q_, dout_))
         p = _probabilities(q_, k_)
@@ -223,8 +229,8 @@ def _backward_kernel(q_table, k_table, q, k, v, dout, dq, dk, dv, dk_sum, dv_sum
         ds = p * (dp - (p * dp).sum(1, keepdims=True)) * q_.shape[1] ** -0.5
         p, ds = p.astype(dtype), ds.astype(dtype)
         dq[here] = _turn(_product(ds, k_, ((1,), (0,))), q_table[0], back=True).astype(dtype)
-        dk_sum[here[1:]] += _product(ds, q_, ((0,), (0,)))
-        dv_sum[here[1:]] += _product(p, dout_, ((0,), (0,)))
+        dk_sum[keys[1:]] += _product(ds, q_, ((0,), (0,)))
+        dv_sum[keys[1:]] += _product(p, dout_, ((0,), (0,)))
 
     @pl.when(step == steps - 1)
     def _():

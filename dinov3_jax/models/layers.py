@@ -122,9 +122,16 @@ class Attention(nnx.Module):
         self.proj = linear(dim, dim, bias=config.proj_bias, dtype=config.dtype, rngs=rngs)
 
     def __call__(
-        self, x: jax.Array, sincos: tuple[jax.Array, jax.Array], gamma: jax.Array | None = None
+        self,
+        x: jax.Array,
+        sincos: tuple[jax.Array, jax.Array],
+        gamma: jax.Array | None = None,
+        tokens: int | None = None,
     ) -> jax.Array:
-        """x [..., T, D], sin and cos broadcastable to [..., N, 1, C] -> [..., T, D], ∘ gamma."""
+        """x [..., T, D], sin and cos broadcastable to [..., N, 1, C] -> [..., T, D], ∘ gamma.
+
+        ``tokens``: how many of T are not padding (``attention``); all of them if None.
+        """
         dim = x.shape[-1]
         qkv = product(x, self.qkv.kernel[...], fp8=self.fp8)
         if self.qkv.bias is not None:
@@ -135,7 +142,7 @@ class Attention(nnx.Module):
         qkv = checkpoint_name(qkv, "qkv")
         qkv = qkv.reshape(-1, x.shape[-2], 3, self.heads, dim // self.heads)  # [n, T, 3, A, C]
         sin, cos = (t.reshape(-1, t.shape[-3], t.shape[-1]) for t in sincos)  # [S, N, C]
-        out = attention(qkv, sin, cos, implementation=self.implementation)
+        out = attention(qkv, sin, cos, implementation=self.implementation, tokens=tokens)
         out = checkpoint_name(out.reshape(x.shape), "attention")
         return checkpoint_name(dense(self.proj, out, fp8=self.fp8, gamma=gamma), "proj")
 

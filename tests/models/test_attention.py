@@ -95,6 +95,27 @@ def test_long_sequences_go_by_blocks_of_queries(T, monkeypatch):
 
 
 @pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(("T", "scores"), [(40, 2**20), (48, 2 * 16 * 48)])
+@pytest.mark.parametrize("implementation", ["pallas", "xla"])
+def test_padding_is_seen_by_no_token(implementation, T, scores, monkeypatch):
+    """37 tokens of T, in one block of queries and in several; the padding holds huge numbers."""
+    monkeypatch.setattr(attention_tpu, "_SCORES", scores)
+    q, k, v, sin, cos, dout = draw(2, 37, 2, 8, groups=2, prefix=5)
+    pad = lambda x, value: jnp.pad(x, ((0, 0), (0, T - 37), (0, 0), (0, 0)), constant_values=value)  # noqa: E731
+    padded = [pad(x, 1e3) for x in (q, k, v)]
+
+    def call(*qkv):
+        return attention(jnp.stack(qkv, 2), sin, cos, implementation=implementation, tokens=37)
+
+    out, vjp = jax.vjp(call, *padded)
+    wanted = with_gradients("xla")(q, k, v, sin, cos, dout)
+    for got, want in zip((out, *vjp(pad(dout, 0.0))), wanted):
+        np.testing.assert_allclose(got[:, :37], want, atol=5e-6)  # as above
+    for gradient in vjp(pad(dout, 0.0)):
+        np.testing.assert_array_equal(gradient[:, 37:], 0.0)
+
+
+@pytest.mark.usefixtures("interpreted")
 def test_huge_scores_overflow_nothing():
     """exp(1e4) would be infinite. Nobody but its own token has a large score with a token."""
     T, C = 9, 32
