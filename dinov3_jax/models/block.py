@@ -16,7 +16,6 @@ from flax import nnx
 from dinov3_jax.config import CompleteVitConfig
 from dinov3_jax.models import layers
 
-
 # A permutation stays in bounds and repeats nothing: no row is checked or masked.
 _ROWS: Any = {"unique_indices": True, "mode": "promise_in_bounds"}
 

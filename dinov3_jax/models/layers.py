@@ -75,6 +75,15 @@ def dense(
     return out if gamma is None else out * gamma.astype(x.dtype)
 
 
+def written(x: jax.Array) -> jax.Array:
+    """x, which on a TPU is in memory before anything reads it.
+
+    Without that the TPU compiler computes a hidden layer inside of the product that reads it, once
+    for each tile of that product (docs/design/0004-scale.md).
+    """
+    return jax.lax.optimization_barrier(x) if platform() == "tpu" else x
+
+
 def norm(config: CompleteVitConfig, rngs: nnx.Rngs) -> nnx.Module:
     """LayerNorm or RMSNorm over D: statistics in float32, result in the compute dtype."""
     if config.norm == "rmsnorm":
@@ -157,7 +166,7 @@ class Mlp(nnx.Module):
         self.fc2 = linear(hidden, config.embed_dim, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, gamma: jax.Array | None = None) -> jax.Array:
-        hidden = checkpoint_name(dense(self.fc1, x, fp8=self.fp8), "fc1")
+        hidden = written(checkpoint_name(dense(self.fc1, x, fp8=self.fp8), "fc1"))
         hidden = jax.nn.gelu(hidden, approximate=False)
         return dense(self.fc2, hidden, fp8=self.fp8, gamma=gamma)
 
@@ -174,7 +183,7 @@ class SwiGlu(nnx.Module):
 
     def __call__(self, x: jax.Array, gamma: jax.Array | None = None) -> jax.Array:
         gate, value = (
-            checkpoint_name(dense(layer, x, fp8=self.fp8), "fc1")
+            written(checkpoint_name(dense(layer, x, fp8=self.fp8), "fc1"))
             for layer in (self.gate, self.value)
         )
         return dense(self.out, jax.nn.silu(gate) * value, fp8=self.fp8, gamma=gamma)

@@ -89,7 +89,7 @@ def test_long_sequences_go_by_blocks_of_queries(T, monkeypatch):
     """The last block of 37 = 2 x 16 + 5 reads undefined rows, which must reach nothing."""
     args = draw(2, T, 2, 8, groups=2, prefix=5)
     monkeypatch.setattr(attention_tpu, "_SCORES", 2 * 16 * T)
-    assert attention_tpu._blocks(T, 2, 8) == (16, 2)
+    assert attention_tpu._blocks(T, 2, 8, 4) == (16, 2, 1)
     for got, wanted in zip(with_gradients("pallas")(*args), with_gradients("xla")(*args)):
         np.testing.assert_allclose(got, wanted, atol=5e-6)  # as above
 
@@ -129,18 +129,19 @@ def test_huge_scores_overflow_nothing():
 @pytest.mark.parametrize(
     ("shape", "blocks"),
     [
-        ((261, 32, 128), (261, 4)),
-        ((54, 32, 128), (54, 4)),
-        ((201, 16, 64), (201, 4)),
-        ((201, 6, 64), (201, 2)),
-        ((201, 3, 64), (201, 3)),  # no whole number of registers: all heads
-        ((1029, 32, 128), (528, 1)),
-        ((2309, 16, 64), (224, 2)),
-        ((5189, 32, 128), (208, 1)),
+        ((264, 32, 128), (264, 4, 8)),  # all heads of a sequence in one program
+        ((56, 32, 128), (56, 4, 8)),
+        ((264, 64, 128), (264, 4, 1)),  # they do not fit into VMEM
+        ((208, 16, 64), (208, 4, 1)),  # heads begin in the middle of a register: no loop
+        ((208, 6, 64), (208, 2, 1)),
+        ((208, 3, 64), (208, 3, 1)),  # no whole number of registers: all heads
+        ((1032, 32, 128), (528, 1, 1)),
+        ((2312, 16, 64), (224, 2, 1)),
+        ((5192, 32, 128), (208, 1, 1)),
     ],
 )
 def test_blocks(shape, blocks):
-    assert attention_tpu._blocks(*shape) == blocks
+    assert attention_tpu._blocks(*shape, 2) == blocks
 
 
 @pytest.mark.usefixtures("interpreted")
