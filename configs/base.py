@@ -186,6 +186,9 @@ def get_config():
     optim.patch_embed_lr = 0.2  # further lr factor of the patch embedding
     optim.freeze_last_layer = 1250  # steps with lr 0 on the prototypes
     optim.freeze_backbone = 0  # steps with lr 0 on the backbone: fresh heads on trained weights
+    # "float32" | "bfloat16": gradients of sharded matrices on their way between devices, half of
+    # the bytes; they are added in float32 either way. For slow links: docs/scale.md.
+    optim.reduce_dtype = "float32"
 
     config.data = data = ml_collections.ConfigDict()
     # "folder" | "shards" | "tar" | "parquet" | "manifest" | "tfds" | "fashion_mnist"
@@ -250,6 +253,10 @@ def get_config():
     checkpoint.every = 1000  # steps
     checkpoint.keep = 3  # newest ones kept
     checkpoint.keep_every = optional(int)  # steps; these are kept for good
+    # Folder on each machine's own RAM disk or disk for states between checkpoints, from which the
+    # same machines go on after a crash (train/local_saves.py); None: none are kept
+    checkpoint.local = optional(str)
+    checkpoint.local_every = 100  # steps; training stands still while one is written
 
     config.log = log = ml_collections.ConfigDict()
     log.every = 10  # steps

@@ -208,7 +208,7 @@ def load_state(workdir: epath.PathLike, step: int, abstract: TrainState) -> Trai
 
 def write_networks(workdir: epath.PathLike, networks: Params) -> None:
     """A checkpoint at step 0 that holds ``networks`` as student and as teacher, no optimizer."""
-    config = CheckpointConfig(every=1, keep=1, keep_every=None)
+    config = CheckpointConfig(every=1, keep=1, keep_every=None, local=None, local_every=1)
     with open_checkpoints(workdir, config) as manager, _explained(manager.directory):
         items = {item: ocp.args.StandardSave(networks) for item in ("student", "teacher")}
         manager.save(0, args=ocp.args.Composite(**items))

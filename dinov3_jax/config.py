@@ -203,6 +203,7 @@ class OptimConfig:
     patch_embed_lr: float
     freeze_last_layer: int
     freeze_backbone: int
+    reduce_dtype: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +270,8 @@ class CheckpointConfig:
     every: int
     keep: int
     keep_every: int | None
+    local: str | None
+    local_every: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from dinov3_jax.curation.kmeans import Clusters, assign, kmeans
 from dinov3_jax.curation.sampling import rank_within
+from dinov3_jax.curation.split import split
 
 
 class Level(NamedTuple):
@@ -16,6 +17,7 @@ class Level(NamedTuple):
     clusters: int  # k
     resamplings: int = 0  # further clusterings of a flattened sample; 0: none
     kept: int = 2  # members a cluster in that sample, about half of its mean size
+    split: int = 1  # each cluster is at last split in up to so many; 1: none
 
 
 def hierarchy(
@@ -25,11 +27,12 @@ def hierarchy(
 
     A resampling takes the ``kept`` members nearest to each centroid, clusters those afresh and
     assigns all inputs of the level to the new centroids: dense regions get no more centroids than
-    they have clusters. Clusters that end empty are dropped, so that a level may have fewer.
+    they have clusters. At last each cluster is split (``split.split``), for numbers that one
+    k-means cannot reach. Clusters that end empty are dropped, so that a level may have fewer.
 
     Args:
       points: as ``kmeans``.
-      levels: lowest first, each with fewer clusters than the one below has.
+      levels: lowest first, each with fewer clusters (times ``split``) than the one below has.
       mesh, iterations: as ``kmeans``.
       seed: the same seed gives the same tree; every clustering draws from its own stream.
 
@@ -38,24 +41,25 @@ def hierarchy(
       ``sampling.balanced_sample``.
 
     Raises:
-      ValueError: no levels, clusters that do not decrease, a ``kept`` below 2 or ``resamplings``
-        below 0; as ``kmeans``.
+      ValueError: no levels, clusters that do not decrease, a ``kept`` below 2, ``resamplings``
+        below 0 or ``split`` below 1; as ``kmeans``.
     """
     if len(levels) == 0:
         raise ValueError("there are 0 levels, wanted at least 1")
     above = len(points)
     for number, level in enumerate(levels, 1):
-        if level.clusters >= above:
+        if level.resamplings < 0 or level.kept < 2 or level.split < 1:
             raise ValueError(
-                f"level {number} asks for {level.clusters} clusters of {above} inputs; wanted "
+                f"level {number} has resamplings {level.resamplings}, kept {level.kept}, split "
+                f"{level.split}; wanted at least 0, 2 and 1"
+            )
+        asked = level.clusters * level.split
+        if asked >= above:
+            raise ValueError(
+                f"level {number} asks for {asked} clusters of {above} inputs; wanted "
                 "fewer clusters than inputs"
             )
-        if level.resamplings < 0 or level.kept < 2:
-            raise ValueError(
-                f"level {number} has resamplings {level.resamplings}, kept {level.kept}; wanted "
-                "at least 0 and 2"
-            )
-        above = level.clusters
+        above = asked
     made = []
     for level, own in zip(levels, np.random.SeedSequence(seed).spawn(len(levels))):
         clusters = _cluster(points, level, mesh, own, iterations)
@@ -76,11 +80,14 @@ def without_empty(clusters: Clusters) -> Clusters:
 
 
 def _cluster(points, level, mesh, seed, iterations):
-    seeds = [int(s) for s in seed.generate_state(level.resamplings + 1)]
+    # One more: the first ones are the same whether a level is split or not.
+    *seeds, last = (int(s) for s in seed.generate_state(level.resamplings + 2))
     k = level.clusters
     clusters = kmeans(points, k, mesh=mesh, seed=seeds[0], iterations=iterations)
     for again in seeds[1:]:
         sample = np.asarray(points[nearest_members(clusters, level.kept)])
         fresh = kmeans(sample, k, mesh=mesh, seed=again, iterations=iterations)
         clusters = Clusters(fresh.centroids, *assign(points, fresh.centroids, mesh=mesh))
-    return without_empty(clusters)
+    if level.split == 1:
+        return without_empty(clusters)
+    return split(points, clusters, level.split, mesh=mesh, seed=last, iterations=iterations)

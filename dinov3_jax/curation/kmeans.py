@@ -170,10 +170,10 @@ def assignment_step(points, real, centroids, k, sums, counts, *, mesh, width):
         first = jax.lax.axis_index(axes) * len(centroids)
         points = jax.lax.all_gather(points, axes, tiled=True)  # [m, D]
         index = first + jnp.arange(len(centroids))
-        half = 0.5 * jnp.sum(centroids.astype(points.dtype).astype(jnp.float32) ** 2, -1)
-        half = jnp.where(index < k, half, jnp.inf)  # filling never wins
+        narrow = centroids.astype(points.dtype)
+        half = jnp.where(index < k, half_squares(narrow), jnp.inf)  # filling never wins
         tiles = (
-            centroids.astype(points.dtype).reshape(-1, width, centroids.shape[1]),
+            narrow.reshape(-1, width, centroids.shape[1]),
             half.reshape(-1, width, 1),
             index.reshape(-1, width, 1),
         )
@@ -211,20 +211,32 @@ def _nearest(x, tiles):
 
     def compare(best, tile):
         centroids, half, index = tile
-        # "highest": TPUs and recent GPUs would round float32 inputs, and near ties change sides.
-        product = jnp.matmul(
-            centroids, x.T, precision="highest", preferred_element_type=jnp.float32
-        )
-        scores = half - product  # [width, ROWS]
-        # Two plain reductions over the leading axis vectorise; an argmin does not.
-        score = scores.min(0)
-        index = jnp.where(scores == score, index, jnp.iinfo(jnp.int32).max).min(0)
+        score, index = closest(centroids, half, index, x)
         # Strictly less: on a tie the earlier tile has the lower index.
         better = score < best[0]
         return (jnp.where(better, score, best[0]), jnp.where(better, index, best[1])), None
 
     nothing = (jnp.full(ROWS, jnp.inf), jnp.zeros(ROWS, jnp.int32))
     return jax.lax.scan(compare, nothing, tiles)[0]
+
+
+def closest(centroids, half, index, x):
+    """(score [m], index [m]) of the smallest ``half - c.x``, the lowest such index, for x [m, D].
+
+    ``centroids`` [w, D] of the dtype of x, ``half`` [w, 1] float32, ``index`` [w, 1] int32.
+    """
+    # "highest": TPUs and recent GPUs would round float32 inputs, and near ties change sides.
+    product = jnp.matmul(centroids, x.T, precision="highest", preferred_element_type=jnp.float32)
+    scores = half - product  # [w, m]
+    # Two plain reductions over the leading axis vectorise; an argmin does not.
+    score = scores.min(0)
+    return score, jnp.where(scores == score, index, jnp.iinfo(jnp.int32).max).min(0)
+
+
+def half_squares(centroids):
+    """``|c|^2 / 2`` [w] float32 of centroids [w, D]."""
+    wide = centroids.astype(jnp.float32)
+    return 0.5 * jnp.sum(wide * wide, -1)
 
 
 def _pass(points, centroids, k, mesh, *, update):

@@ -42,21 +42,30 @@ def chunks(name: str, points, mesh: Mesh) -> Iterator[tuple[int, int, jax.Array]
     n, D = points.shape
     tiles = max(TILES // mesh.size, 1)
     m = ROWS * mesh.size * min(tiles, -(-n // (ROWS * mesh.size)))
-    dtype = jnp.bfloat16 if points.dtype == jnp.bfloat16 else np.float32
     sharding = NamedSharding(mesh, P(mesh.axis_names))
     for first in range(0, n, m):
 
-        def read(index, first=first):
+        def load(index, first=first):
             start, stop, _ = index[0].indices(m)
-            rows = np.asarray(points[first + start : first + stop], dtype)
-            if not np.isfinite(rows).all():
-                bad = first + start + int(np.argmin(np.isfinite(rows).all(axis=1)))
-                raise ValueError(
-                    f"{name}: row {bad} is not finite; embed that image again or leave it out"
-                )
+            rows = read(name, points, slice(first + start, first + stop))
             return np.pad(rows, ((0, stop - start - len(rows)), (0, 0)))
 
-        yield first, min(m, n - first), jax.make_array_from_callback((m, D), sharding, read)
+        yield first, min(m, n - first), jax.make_array_from_callback((m, D), sharding, load)
+
+
+def dtype_of(points):
+    """What rows of ``points`` have on the mesh: bfloat16 stays, all else becomes float32."""
+    return jnp.bfloat16 if points.dtype == jnp.bfloat16 else np.float32
+
+
+def read(name: str, points, which: slice | np.ndarray) -> np.ndarray:
+    """Rows ``points[which]`` in ``dtype_of(points)``; ``ValueError`` if one is not finite."""
+    rows = np.asarray(points[which], dtype_of(points))
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        bad = np.arange(len(points))[which][np.argmin(finite)]
+        raise ValueError(f"{name}: row {bad} is not finite; embed that image again or leave it out")
+    return rows
 
 
 def replicated(x: jax.Array, mesh: Mesh) -> np.ndarray:

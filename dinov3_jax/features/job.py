@@ -4,9 +4,6 @@ import collections
 import functools
 import itertools
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.decode import decode
 from dinov3_jax.data.fit import FITS, Fitted, fit
+from dinov3_jax.data.in_order import in_order
 from dinov3_jax.data.sources import Source, SourceError
 from dinov3_jax.features import store
 from dinov3_jax.features.extract import extractor, whole_batch
@@ -85,7 +83,7 @@ def write_features(
         logging_redirect_tqdm(),  # a warning does not break the bar
         tqdm(total=len(source), initial=len(there), unit="image") as bar,
     ):
-        loaded = _in_order(load, (i for images in ranges for i in images), ahead=2 * size)
+        loaded = in_order(load, (i for images in ranges for i in images), ahead=2 * size)
         for part, images in zip(todo, ranges, strict=True):
             few = itertools.islice(loaded, len(images))
             rows, files, used = _part(few, extract, part, size, model.stride, bar.update)
@@ -123,21 +121,6 @@ def _load(source: Source, index: int, **how) -> _Loaded:
     except (ValueError, OSError) as error:
         _log.warning("unreadable image %s, skipped: %s", path, error)
         return _Loaded(path, None, str(error))
-
-
-def _in_order(load: Callable, indices: Iterable[int], *, ahead: int) -> Iterator[_Loaded]:
-    """``load`` of each index, in order, by threads that run at most ``ahead`` images ahead."""
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        pending = collections.deque()
-        for index in indices:
-            pending.append(pool.submit(load, index))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _part(loaded, extract, part, batch, stride, progress):

@@ -27,6 +27,7 @@ def check_recipe(config: TrainConfig, mesh: Mesh | AbstractMesh, *, platform: st
     _check_koleo(config)
     step.scaled_lr(config)
     _one_of("teacher.centering", config.teacher.centering, ("sinkhorn", "softmax"))
+    _one_of("optim.reduce_dtype", config.optim.reduce_dtype, ("float32", "bfloat16"))
     for name, schedule in (
         ("optim.lr", config.optim.lr),
         ("optim.weight_decay", config.optim.weight_decay),
@@ -48,6 +49,7 @@ def check_recipe(config: TrainConfig, mesh: Mesh | AbstractMesh, *, platform: st
         ("log.every", config.log.every),
         ("eval.every", config.eval.every),
         ("checkpoint.every", config.checkpoint.every),
+        ("checkpoint.local_every", config.checkpoint.local_every),
     ):
         if value < 1:
             raise ConfigError(f"{name} is {value}, wanted at least 1")

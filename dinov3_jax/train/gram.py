@@ -47,7 +47,11 @@ def gram_targets(
     crops = batch.global_crops if batch.gram_crops is None else batch.gram_crops
     groups = batch.mask_indices.shape[0]
     each = functools.partial(
-        fully_sharded, features, {"backbone": gram_teacher}, dtype=config.student.dtype
+        fully_sharded,
+        features,
+        {"backbone": gram_teacher},
+        dtype=config.student.dtype,
+        reduce_dtype=config.optim.reduce_dtype,
     )
     made = map_groups(each, crops, groups=groups, parts=config.batch.accumulate)
     return jax.lax.stop_gradient(made)

@@ -143,6 +143,9 @@ def _run(
                     )
             for s in active:
                 s.note_save()
+                if not last:
+                    with clock.paused():
+                        s.save_locally(done)
                 if last or done == s.end or done % s.config.checkpoint.every == 0:
                     with clock.paused():
                         s.save(done)

@@ -8,6 +8,7 @@ is compiled or written, and named in the log.
 import dataclasses
 import json
 import logging
+import pathlib
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from dinov3_jax.config import ConfigError, HeadConfig, TrainConfig, VitConfig
 from dinov3_jax.distributed import sharding
 from dinov3_jax.models import build, presets
 from dinov3_jax.recipe import from_config_dict
+from dinov3_jax.train import local_saves
 from dinov3_jax.train.state import TrainState, create_state, init_state, state_shardings
 from dinov3_jax.train.workdir import begins
 from dinov3_jax.types import Params
@@ -120,13 +122,28 @@ def _find(
 
 
 def start(
-    config: TrainConfig, mesh: Mesh, manager, sources: Sources, *, newest: int | None = None
+    config: TrainConfig,
+    mesh: Mesh,
+    manager,
+    sources: Sources,
+    *,
+    local: pathlib.Path | None = None,
+    newest: int | None = None,
 ) -> TrainState:
-    """The newest checkpoint of this run (at most ``newest``), or the state it begins with."""
+    """The newest state of this run, of checkpoints or of ``local`` saves, or that it begins with.
+
+    ``newest``: no checkpoint after this step, and no local save.
+    """
     shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
     shardings = state_shardings(config, mesh)
     abstract = checkpoint.abstract(shapes, shardings)
     state = checkpoint.restore(manager, abstract, newest=newest)
+    if local is not None and newest is None:
+        after = -1 if state is None else int(state.step)
+        saved = local_saves.restore(local, abstract, after=after)
+        if saved is not None:
+            _log.info("resumed from step %d, saved on this machine in %s", int(saved.step), local)
+            return saved
     if state is not None:
         _log.info("resumed from step %d", int(state.step))
         return state

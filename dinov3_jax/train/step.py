@@ -197,7 +197,13 @@ def student_outputs(
 ) -> Outputs:
     """Global crops (whole in distillation, else masked) and local crops, in training mode."""
     forward = functools.partial(_student_outputs, masked=config.distill is None, networks=networks)
-    return fully_sharded(forward, student, (batch, keys), dtype=config.student.dtype)
+    return fully_sharded(
+        forward,
+        student,
+        (batch, keys),
+        dtype=config.student.dtype,
+        reduce_dtype=config.optim.reduce_dtype,
+    )
 
 
 def _student_outputs(student, layout, arrays, *, masked, networks):

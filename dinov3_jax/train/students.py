@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import pathlib
 import time
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from dinov3_jax.distributed import agree
 from dinov3_jax.evals.similarity import write_similarity
 from dinov3_jax.models import build
 from dinov3_jax.recipe import to_dict
-from dinov3_jax.train import evaluate, guard, metrics, workdir as workdirs
+from dinov3_jax.train import evaluate, guard, local_saves, metrics, workdir as workdirs
 from dinov3_jax.train.start import Sources, find_sources, start
 from dinov3_jax.train.state import TrainState
 from dinov3_jax.train.step import hyperparameters
@@ -35,6 +36,7 @@ class Plan(NamedTuple):
     workdir: epath.Path
     sources: Sources
     fresh: bool  # without a checkpoint of its own
+    local: pathlib.Path | None  # where this process keeps states between checkpoints
 
 
 @dataclasses.dataclass
@@ -48,6 +50,7 @@ class Student:
     begin: int  # step of the run at which it was at its own step 0
     fresh: bool  # it starts in this call
     manager: Any
+    local: pathlib.Path | None
     writer: metrics.MetricsWriter | None  # of the first process
     forward: evaluate.Forward
     eval_data: evaluate.EvalData
@@ -79,6 +82,15 @@ class Student:
         self.note_save()
         if checkpoint.save(self.manager, self.state, done):
             self.saving = checkpoint.Saving(done, begun, time.time() - begun)
+
+    def save_locally(self, done: int) -> None:
+        """Writes the state after ``done`` steps on this machine, if it is time for that."""
+        if self.local is None or done % self.config.checkpoint.local_every:
+            return
+        begun = time.time()
+        local_saves.save(self.local, self.state, done)
+        if self.writer is not None:
+            self.writer.write(done, {"checkpoint/local_seconds": time.time() - begun})
 
     def note_save(self) -> None:
         """Writes the row of a save that has come to its end; raises what went wrong in it."""
@@ -116,7 +128,9 @@ def prepare(
         steps = checkpoint.complete_steps(own)
         agree.check_same(f"the list of checkpoints in {own}", str(steps))
         fresh = not steps
-        plans[name] = Plan(config, own, find_sources(config, resuming=not fresh), fresh)
+        identity = workdirs.identity(config, source)
+        local = local_saves.folder(config.checkpoint, own, identity)
+        plans[name] = Plan(config, own, find_sources(config, resuming=not fresh), fresh, local)
     for config in configs.values():
         if config.eval not in loaded:
             loaded[config.eval] = evaluate.load_eval_data(config, source)
@@ -158,6 +172,7 @@ def open_students(
                     begin=begins[name],
                     fresh=plan.fresh,
                     manager=managers[name],
+                    local=plan.local,
                     writer=writer,
                     forward=evaluate.make_forward(plan.config, build.networks(plan.config), mesh),
                     eval_data=eval_data[name],
@@ -178,7 +193,9 @@ def _restore(plans, managers, workdir, mesh):
 
     def restore(name, newest=None):
         plan = plans[name]
-        states[name] = start(plan.config, mesh, managers[name], plan.sources, newest=newest)
+        states[name] = start(
+            plan.config, mesh, managers[name], plan.sources, local=plan.local, newest=newest
+        )
         own[name] = int(states[name].step)
 
     for name in plans:

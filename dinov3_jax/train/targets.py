@@ -82,7 +82,13 @@ def teacher_outputs(
         )
 
     made = map_groups(
-        functools.partial(fully_sharded, outputs, teacher, dtype=theirs.dtype),
+        functools.partial(
+            fully_sharded,
+            outputs,
+            teacher,
+            dtype=theirs.dtype,
+            reduce_dtype=config.optim.reduce_dtype,
+        ),
         batch,
         groups=batch.mask_indices.shape[0],
         parts=config.batch.accumulate,

@@ -19,6 +19,13 @@ _FREE = ("mesh", "eval", "checkpoint", "log", "data.threads", "data.workers", "d
 _PATIENCE = 60  # seconds; NFS remembers for as long, by default, that a file was not there
 
 
+def identity(config: TrainConfig, source: Source) -> str:
+    """What decides the numbers of a run, as text: the keys that may not change, and the data."""
+    recipe = {key: value for key, value in to_dict(config).items() if key not in _FREE}
+    recipe["data"] = {k: v for k, v in recipe["data"].items() if f"data.{k}" not in _FREE}
+    return json.dumps([recipe, source.fingerprint], sort_keys=True)
+
+
 def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
     """Writes config.json into a fresh workdir; ``ConfigError`` if another run lives there.
 

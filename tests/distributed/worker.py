@@ -19,6 +19,7 @@ from dinov3_jax.config import ConfigError, MeshConfig
 from dinov3_jax.distributed import agree
 from dinov3_jax.distributed.mesh import AXES, alone, global_batch, local_groups, make_mesh
 from dinov3_jax.distributed.rollcall import named
+from dinov3_jax.train import local_saves
 from dinov3_jax.train.state import init_state, state_shardings
 from tests.train.runs import assert_equal_bits
 
@@ -37,6 +38,7 @@ def main() -> None:
     _batches(saved.small_config(), me, count)
     _agreements(me, count)
     _checkpoints(options.workdir, saved.small_config(), saved.state_at)
+    _local_saves(options.workdir, saved.small_config(), saved.state_at)
     agree.barrier("the end")
 
 
@@ -104,6 +106,26 @@ def _checkpoints(workdir, config, state_at):
             state = checkpoint.restore(manager, checkpoint.abstract(shapes, shardings))
         assert state is not None
         assert int(state.step) == 2
+
+
+def _local_saves(workdir, config, state_at):
+    """Process 0 has written its part of step 5 and process 1 has not: all go back to step 4."""
+    shardings = state_shardings(config, make_mesh(config.mesh))
+    shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
+
+    def place(x, sharding):
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    own = dataclasses.replace(config.checkpoint, local=str(workdir.parent / "local"))
+    folder = local_saves.folder(own, workdir, "recipe and data")
+    assert folder is not None
+    for step in (4, 5):
+        if step == 4 or jax.process_index() == 0:
+            state = jax.tree.map(place, state_at(config, step), shardings)
+            local_saves.save(folder, state, step)
+    state = local_saves.restore(folder, checkpoint.abstract(shapes, shardings), after=3)
+    assert state is not None
+    assert_equal_bits(jax.tree.map(agree.fetch, state), state_at(config, 4))
 
 
 if __name__ == "__main__":

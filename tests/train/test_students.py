@@ -72,6 +72,7 @@ def opened(folder, *names, sources=NONE, **changes):
             workdir=folder / name,
             sources=sources,
             fresh=not checkpoint.complete_steps(folder / name),
+            local=None,
         )
         for name in names
     }
@@ -215,6 +216,7 @@ def test_a_run_of_one_has_its_own_time(tmp_path):
         workdir=epath.Path(tmp_path),
         sources=NONE,
         fresh=False,
+        local=None,
     )
     with open_students({"": plan}, {"": None}, plan.workdir, MESH, None) as ((student,), now):
         assert (now, student.begin, int(student.state.step)) == (8, 0, 8)
@@ -240,6 +242,7 @@ def test_the_loop_moves_those_that_have_steps_left(tmp_path, monkeypatch):
             assess=lambda done: assessed.append((name, done)),
             save=lambda done: saved.append((name, done)),
             note_save=lambda: None,
+            save_locally=lambda done: None,
         )
 
     def compile_steps(configs, mesh, source, arguments):
