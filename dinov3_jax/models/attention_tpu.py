@@ -1,9 +1,9 @@
 """Attention as one TPU kernel, for sequences so short that all keys fit into VMEM.
 
-A program of the grid holds a block of queries and all T keys and values of a few heads of one
-sequence, read from where the matrix product wrote them: q, k and v are never cut apart in HBM. No
-[T, T] array reaches it and softmax is the plain one, without running maxima. Only qkv is saved for
-the backward pass, which computes the probabilities again:
+A program of the grid holds all heads of one sequence where they fit, else a block of queries and
+all T keys and values of a few heads, read from where the matrix product wrote them: q, k and v are
+never cut apart in HBM. No [T, T] array reaches it and softmax is the plain one, without running
+maxima. Only qkv is saved for the backward pass, which computes the probabilities again:
 
     P  = softmax(q kᵀ / √C)                  out = P v          q, k turned by RoPE
     dS = P ∘ (dP - Σ_keys P ∘ dP)            dP  = dout vᵀ
@@ -39,7 +39,7 @@ _VMEM = 64 * 2**20  # bytes that a kernel may use: all of a v5p's, half of a v5e
 def attention(qkv: jax.Array, sin: jax.Array, cos: jax.Array, *, tokens: int) -> jax.Array:
     """``attention.attention`` for qkv [n, T, 3, A, C] and sin, cos [S, N, C].
 
-    Any T up to ``MAX_TOKENS``, without padding: the compiler masks what the last registers hold
+    Any T up to ``MAX_TOKENS``, padded or not: the compiler masks what the last registers hold
     beyond it. Under a mesh each device takes its share of n, and of S unless it is 1. Compiles for
     TPUs alone; elsewhere Pallas' interpret mode runs it. Raises ``ValueError`` for a longer
     sequence. No gradient reaches sin and cos.
