@@ -146,8 +146,10 @@ class VisionTransformer(nnx.Module):
         graph, params = nnx.split(self.blocks)
         params = jax.tree.map(lambda p: p[start:stop], nnx.to_pure_dict(params))
         layout = None if layout is None else layout["blocks"]
-        lengths = [x.shape[2] for x in tokens]
-        tokens = tuple(_whole_registers(x) for x in tokens)
+        padded = [_whole_registers(x) for x in tokens]
+        # None where nothing was added: any T, also one that an export leaves open
+        lengths = [None if p is x else x.shape[2] for p, x in zip(padded, tokens)]
+        tokens = tuple(padded)
 
         def body(tokens, layer):
             index, params = layer

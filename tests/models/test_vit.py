@@ -183,7 +183,7 @@ def test_on_a_tpu_tokens_are_padded_and_nobody_sees_it(model, monkeypatch):
     padded = []
     monkeypatch.setattr(vit, "platform", lambda: padded.append("tpu") or "tpu")
     got = value_and_gradient()
-    assert len(padded) == 2
+    assert len(padded) == 2  # crop sizes
     # atol: gradients are sums over hundreds of tokens, in another order.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), got, wanted)
 
