@@ -6,9 +6,12 @@ WORKDIR ?= runs/fashion_mnist_tiny
 
 PHOTOS ?= ../shared/photos
 STAGES ?= runs/stages
+CURATE ?= runs/curate
+MODEL ?= $(WORKDIR)
+EVALS ?= runs/evals
 DINOV3 := $(RUN) -m dinov3_jax
 
-.PHONY: pretrain test stages parity export-tests beam-tests hosts lint bench bench-data bench-students bench-torch
+.PHONY: pretrain test stages curate evals parity export-tests beam-tests hosts lint bench bench-data bench-students bench-torch
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +45,30 @@ stages: $(VENV)/.installed
 	    --config=configs/photos_small_distill.py:data=$(PHOTOS),teacher=$(STAGES)/gram,student=convnext \
 	    --config.optim.lr.warmup=10
 	$(DINOV3) compare $(addprefix $(STAGES)/,pretrain gram hires vit convnext)
+
+# A pool of Fashion-MNIST with a long tail and planted copies and leaks, through every stage with the
+# features of `make pretrain`; then a short training on what came out. Open the report.
+$(CURATE)/against/manifest.json: | $(VENV)/.installed
+	$(RUN) -m benchmarks.unbalanced --source=fashion_mnist --data=train --held-out=test \
+	    --largest=1500 --exponent=1.5 --out=$(CURATE)
+
+$(WORKDIR)/report.html: | $(VENV)/.installed
+	$(RUN) -m dinov3_jax train --config=configs/fashion_mnist_tiny.py --workdir=$(WORKDIR)
+
+curate: $(VENV)/.installed $(CURATE)/against/manifest.json $(WORKDIR)/report.html
+	$(DINOV3) curate --recipe=configs/curation/tiny.py --out=$(CURATE)/curated \
+	    --pool=$(CURATE)/pool --seeds=rare=$(CURATE)/seeds --against=$(CURATE)/against \
+	    --model=$(WORKDIR)
+	$(DINOV3) train --config=configs/fashion_mnist_tiny.py --workdir=$(CURATE)/again \
+	    --config.steps=300 --config.optim.lr.warmup=50 --config.eval.every=300 \
+	    --config.data.source=shards --config.data.path=$(CURATE)/curated/shards \
+	    --config.eval.source=shards --config.eval.bank=$(CURATE)/against \
+	    --config.eval.queries=$(CURATE)/against
+
+# The run of `make pretrain` unless MODEL says another; the page is $(EVALS)/index.html.
+evals: $(VENV)/.installed  ## every evaluation on small real data, on the photographs of PHOTOS
+	flags=$$($(RUN) -m benchmarks.evaldata --photos=$(PHOTOS) --out=$(EVALS)_data) && \
+	    $(DINOV3) eval --model=$(MODEL) --out=$(EVALS) $$flags
 
 parity: $(VENV)/.installed  ## against PyTorch and transformers (CPU builds do)
 	$(RUN) -m pip install --quiet -e .[parity]

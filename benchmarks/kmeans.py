@@ -9,13 +9,12 @@ install faiss-cpu scikit-learn) is left out, and that is said.
 import argparse
 import functools
 import importlib.util
-import statistics
 from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.pairs import Make, alternate, ratios
-from benchmarks.report import heading, processor, table
+from benchmarks.pairs import Make, alternate, rivals
+from benchmarks.report import heading, processor
 
 BATCH = 16_384  # of MiniBatchKMeans; its default of 1,024 is slower a point
 PACKAGES = {"Faiss": ("faiss", "faiss-cpu"), "MiniBatchKMeans": ("sklearn", "scikit-learn")}
@@ -43,20 +42,7 @@ def main():
         f"{arguments.points:,} points x {arguments.width}, k = {arguments.clusters:,}, "
         f"{arguments.threads} threads, {arguments.turns} turns\n"
     )
-    print(table(COLUMNS, [row(name, timings) for name in makes]))
-
-
-COLUMNS = ("", "s an iteration", "CPU-s", "its s / ours", "range", "its CPU-s / ours", "range")
-
-
-def row(name: str, timings: dict) -> list[str]:
-    """Above 1: ours is faster."""
-    its, ours = timings[name], timings["ours"]
-    cells = [name, f"{statistics.median(its.wall):.2f}", f"{statistics.median(its.cpu):.2f}"]
-    for pair in ((its.wall, ours.wall), (its.cpu, ours.cpu)):
-        middle, low, high = ratios(*pair)
-        cells += [f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
-    return cells
+    print(rivals(timings))
 
 
 def draw(n: int, D: int, k: int) -> tuple[np.ndarray, np.ndarray]:

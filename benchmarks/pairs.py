@@ -88,6 +88,19 @@ def ratios(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     return statistics.median(each), min(each), max(each)
 
 
+def rivals(timings: Mapping[str, Timing]) -> str:
+    """Table of programs against that called "ours": a ratio above 1 says that ours is faster."""
+    columns = ("", "s a step", "CPU-s", "its s / ours", "range", "its CPU-s / ours", "range")
+    rows, ours = [], timings["ours"]
+    for name, its in timings.items():
+        cells = [name, f"{statistics.median(its.wall):.2f}", f"{statistics.median(its.cpu):.2f}"]
+        for pair in ((its.wall, ours.wall), (its.cpu, ours.cpu)):
+            middle, low, high = ratios(*pair)
+            cells += [f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+        rows.append(cells)
+    return table(columns, rows)
+
+
 def compare(makes: Mapping[str, Make], *, threads: list[int], rounds: int) -> None:
     """Prints the table of programs "torch" and "jax", a row for each number of threads."""
     rows = [row(n, alternate(makes, threads=n, rounds=rounds)) for n in threads]

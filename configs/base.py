@@ -247,6 +247,8 @@ def get_config():
     evaluation.bank_size = 10_000  # images at most
     evaluation.query_size = 2_000  # images at most
     evaluation.neighbours = 20  # k
+    # Evaluations of dinov3_jax/evals/suite.py: ((name, path of its data, ("key=value", ...)), ...).
+    evaluation.suite = ()
     evaluation.health_images = 512  # images on which collapse is looked for
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()

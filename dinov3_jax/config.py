@@ -262,6 +262,7 @@ class EvalConfig:
     bank_size: int
     query_size: int
     neighbours: int
+    suite: tuple[tuple[str, str, tuple[str, ...]], ...]
     health_images: int
 
 

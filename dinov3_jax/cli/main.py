@@ -21,10 +21,14 @@ VERBS = {
     "convert": "weights from one format to another: dinov3 convert SRC DST --to=hf",
     "features": "features of images into a folder: dinov3 features --model=NAME --images=FOLDER "
     "--out=DIR",
+    "eval": "scores of a model: dinov3 eval --model=NAME --eval=knn,logistic --data=FOLDER "
+    "--out=DIR; --list",
     "view": "pictures of what a model sees: dinov3 view pca IMAGE ... --model=NAME --out=DIR",
     "compare": "k-NN and dense quality of finished runs: dinov3 compare DIR DIR ...",
     "shards": "images as ArrayRecord shards: dinov3 shards pack --data=FOLDER --out=DIR; inspect, "
     "verify",
+    "curate": "from a raw pool to the images worth training on: dinov3 curate --pool=SHARDS "
+    "--model=NAME --recipe=configs/curation/tiny.py --out=DIR",
     "export": "a model for other programs: dinov3 export --model=NAME --to=onnx --out=FILE",
 }
 _USAGE = "usage: dinov3 VERB [options]; dinov3 VERB --help explains one\n\n" + "\n".join(

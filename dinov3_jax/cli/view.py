@@ -1,4 +1,7 @@
-"""``dinov3 view pca|similarity|attention IMAGE ... --model=... --out=DIR``: docs/features.md."""
+"""``dinov3 view pca|similarity|attention|match IMAGE ... --model=...``: docs/features.md.
+
+``dinov3 view track VIDEO`` is in ``view_track``.
+"""
 
 import argparse
 import re
@@ -10,8 +13,10 @@ import numpy as np
 from PIL import Image
 
 from dinov3_jax.augment.normalize import normalize
+from dinov3_jax.cli import view_track
 from dinov3_jax.cli.models import add_model_flags, open_model
 from dinov3_jax.cli.sizes import parse_size
+from dinov3_jax.cli.view_match import add_match_flags, match_picture
 from dinov3_jax.config import ConfigError, MeshConfig
 from dinov3_jax.data.decode import decode
 from dinov3_jax.data.fit import fit
@@ -53,15 +58,23 @@ def run(argv: list[str]) -> None:
     )
     attention = _kind(kinds, "attention", "attention of CLS to the patches, each head and the mean")
     attention.add_argument("--layer", type=int, help="block, counted from 0; default the last")
+    match = _kind(kinds, "match", "lines between the patches of two images that belong together")
+    add_match_flags(match)
+    view_track.add_parser(kinds)
     options = parser.parse_args(argv)
     model = open_model(options)
+    if options.kind == "track":
+        view_track.run(model, options)
+        return
     views = _read(options.images, options.size, model)
     if options.kind == "pca":
         made = _pca(model, views, options)
     elif options.kind == "similarity":
         made = _similarity(model, views, options)
-    else:
+    elif options.kind == "attention":
         made = _attention(model, views, options)
+    else:
+        made = _match(model, views, options)
     out = Path(options.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     for name, picture in made.items():
@@ -178,6 +191,14 @@ def _attention(model, views, options):
             picture = draw.beside(view.pixels, colours)
             made[f"{view.name}_attention_block{layer:02d}_{name}"] = picture
     return made
+
+
+def _match(model, views, options):
+    if len(views) != 2:
+        raise ConfigError(f"{len(views)} image(s) are given, a match is of two")
+    (a, b), (tokens_a, tokens_b) = views, _tokens(model, views)
+    picture = match_picture(a.pixels, b.pixels, tokens_a, tokens_b, options, stride=model.stride)
+    return {f"{a.name}_match_{b.name}": picture}
 
 
 def _tokens(model: Model, views: list[View]) -> list[np.ndarray]:

@@ -14,12 +14,17 @@ NEIGHBOURS = 64
 
 
 def duplicates(
-    embeddings, *, mesh: Mesh, threshold: float = POOL_THRESHOLD, neighbours: int = NEIGHBOURS
+    embeddings,
+    *,
+    mesh: Mesh,
+    threshold: float = POOL_THRESHOLD,
+    neighbours: int = NEIGHBOURS,
+    probes: int | None = None,
 ) -> np.ndarray:
     """The group of near-duplicates of each image, named by its lowest image.
 
     Images i and j are joined if cos(i, j) > threshold and one is among the ``neighbours`` nearest
-    of the other (exact search; an image does not count as its own neighbour); groups are the
+    of the other (an image does not count as its own neighbour); groups are the
     connected components. ``np.unique`` of the result is what to keep: one image a group.
 
     Args:
@@ -27,6 +32,7 @@ def duplicates(
       mesh: as ``neighbours.nearest``.
       threshold: cosine, -1 to 1.
       neighbours: at least 1; more than n - 1 are taken as n - 1.
+      probes: None, exact search; else approximate, as ``neighbours.nearest``.
 
     Returns:
       int64 [n], at most the image's own number.
@@ -41,7 +47,9 @@ def duplicates(
         )
     n = len(embeddings)
     # One more: an image finds itself, and an edge to itself joins nothing.
-    index, cosine = nearest(embeddings, embeddings, min(neighbours + 1, n), mesh=mesh)
+    index, cosine = nearest(
+        embeddings, embeddings, min(neighbours + 1, n), mesh=mesh, probes=probes
+    )
     image, place = np.nonzero(cosine > threshold)
     graph = sparse.coo_array(
         (np.ones(len(image), bool), (image, index[image, place])), shape=(n, n)
@@ -59,16 +67,19 @@ def seen_in_evaluation(
     mesh: Mesh,
     threshold: float = EVALUATION_THRESHOLD,
     neighbours: int = NEIGHBOURS,
+    probes: int | None = None,
 ) -> np.ndarray:
     """Which images to drop because an evaluation set knows them, or a near-duplicate of them.
 
     An image is touched if its cosine to any image of ``evaluation`` [m, D] is above the threshold
-    (exact, over all of them); the whole group of a touched image goes, groups being those of
-    ``duplicates`` at the same threshold. Other arguments and errors as there.
+    (exact, over all of them, whatever ``probes``); the whole group of a touched image goes, groups
+    being those of ``duplicates`` at the same threshold. Other arguments and errors as there.
 
     Returns:
       bool [n], True: drop.
     """
-    group = duplicates(embeddings, mesh=mesh, threshold=threshold, neighbours=neighbours)
+    group = duplicates(
+        embeddings, mesh=mesh, threshold=threshold, neighbours=neighbours, probes=probes
+    )
     _, cosine = nearest(embeddings, evaluation, 1, mesh=mesh)
     return np.isin(group, group[cosine[:, 0] > threshold])

@@ -44,9 +44,21 @@ def hierarchy(
       ValueError: no levels, clusters that do not decrease, a ``kept`` below 2, ``resamplings``
         below 0 or ``split`` below 1; as ``kmeans``.
     """
+    check_levels(levels, len(points))
+    made = []
+    for number, level in enumerate(levels):
+        made.append(
+            cluster_level(points, level, number, mesh=mesh, seed=seed, iterations=iterations)
+        )
+        points = made[-1].centroids
+    return made
+
+
+def check_levels(levels: Sequence[Level], points: int) -> None:
+    """``ValueError`` unless such levels can be made of so many points, as ``hierarchy`` says."""
     if len(levels) == 0:
         raise ValueError("there are 0 levels, wanted at least 1")
-    above = len(points)
+    above = points
     for number, level in enumerate(levels, 1):
         if level.resamplings < 0 or level.kept < 2 or level.split < 1:
             raise ValueError(
@@ -60,12 +72,27 @@ def hierarchy(
                 "fewer clusters than inputs"
             )
         above = asked
-    made = []
-    for level, own in zip(levels, np.random.SeedSequence(seed).spawn(len(levels))):
-        clusters = _cluster(points, level, mesh, own, iterations)
-        made.append(clusters)
-        points = clusters.centroids
-    return made
+
+
+def cluster_level(
+    points, level: Level, number: int, *, mesh: Mesh, seed: int, iterations: int = 50
+) -> Clusters:
+    """Level ``number``, from 0, of ``hierarchy`` alone; ``points`` are what it clusters.
+
+    A long job makes level after level, keeps each, and after a kill goes on with the next.
+    """
+    own = np.random.SeedSequence(seed, spawn_key=(number,))
+    # One more: the first ones are the same whether a level is split or not.
+    first, *again, last = (int(s) for s in own.generate_state(level.resamplings + 2))
+    k = level.clusters
+    clusters = kmeans(points, k, mesh=mesh, seed=first, iterations=iterations)
+    for one in again:
+        sample = np.asarray(points[nearest_members(clusters, level.kept)])
+        fresh = kmeans(sample, k, mesh=mesh, seed=one, iterations=iterations)
+        clusters = Clusters(fresh.centroids, *assign(points, fresh.centroids, mesh=mesh))
+    if level.split == 1:
+        return without_empty(clusters)
+    return split(points, clusters, level.split, mesh=mesh, seed=last, iterations=iterations)
 
 
 def nearest_members(clusters: Clusters, kept: int) -> np.ndarray:
@@ -77,17 +104,3 @@ def without_empty(clusters: Clusters) -> Clusters:
     """The clusters that have a member, renumbered in order."""
     full, assignments = np.unique(clusters.assignments, return_inverse=True)
     return Clusters(clusters.centroids[full], assignments.astype(np.int32), clusters.distances)
-
-
-def _cluster(points, level, mesh, seed, iterations):
-    # One more: the first ones are the same whether a level is split or not.
-    *seeds, last = (int(s) for s in seed.generate_state(level.resamplings + 2))
-    k = level.clusters
-    clusters = kmeans(points, k, mesh=mesh, seed=seeds[0], iterations=iterations)
-    for again in seeds[1:]:
-        sample = np.asarray(points[nearest_members(clusters, level.kept)])
-        fresh = kmeans(sample, k, mesh=mesh, seed=again, iterations=iterations)
-        clusters = Clusters(fresh.centroids, *assign(points, fresh.centroids, mesh=mesh))
-    if level.split == 1:
-        return without_empty(clusters)
-    return split(points, clusters, level.split, mesh=mesh, seed=last, iterations=iterations)

@@ -7,7 +7,9 @@ from dinov3_jax.curation.neighbours import nearest
 from dinov3_jax.curation.sampling import rank_within, share
 
 
-def retrieve(seeds, pool, k: int, *, budget: int, mesh: Mesh) -> np.ndarray:
+def retrieve(
+    seeds, pool, k: int, *, budget: int, mesh: Mesh, probes: int | None = None
+) -> np.ndarray:
     """The k nearest pool images of every seed image, at most ``budget`` of them.
 
     Where there are more, all first neighbours come before any second one, and among neighbours of
@@ -20,7 +22,7 @@ def retrieve(seeds, pool, k: int, *, budget: int, mesh: Mesh) -> np.ndarray:
       pool: [n, D] float, likewise.
       k: neighbours a seed image, 1 to n.
       budget: images, 1 to n.
-      mesh: as ``neighbours.nearest``.
+      mesh, probes: as ``neighbours.nearest``.
 
     Returns:
       int64 [at most budget], pool images in ascending order, none twice. Fewer than the budget
@@ -30,7 +32,7 @@ def retrieve(seeds, pool, k: int, *, budget: int, mesh: Mesh) -> np.ndarray:
       ValueError: a budget out of range; as ``neighbours.nearest``.
     """
     _check_budget(budget, len(pool))
-    index, cosine = nearest(seeds, pool, k, mesh=mesh)
+    index, cosine = nearest(seeds, pool, k, mesh=mesh, probes=probes)
     place = np.broadcast_to(np.arange(k), index.shape)
     order = np.lexsort((index.ravel(), -cosine.ravel(), place.ravel()))
     found, first = np.unique(index.ravel()[order], return_index=True)

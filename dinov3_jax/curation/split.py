@@ -73,7 +73,8 @@ def split(
     for number in np.flatnonzero(groups.sizes > LARGEST).tolist():
         rows = groups.rows([number])[0]
         own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-        made = kmeans(points[rows], factor, mesh=mesh, seed=own, iterations=iterations)
+        some = read("points", points, rows)
+        made = kmeans(some, factor, mesh=mesh, seed=own, iterations=iterations)
         keep([number], rows, made.assignments, made.distances, made.centroids[None])
     key = np.random.SeedSequence(seed).generate_state(1)[0]  # 32 bits, whatever the seed has
     pending = None

@@ -31,6 +31,19 @@ def check_points(name: str, points) -> None:
         raise ValueError(f"{name} has dtype {points.dtype}, wanted floats; give embeddings")
 
 
+def check_search(queries, pool, k: int) -> None:
+    """Raises ``ValueError`` unless each of ``queries`` [q, D] can have k neighbours in ``pool``."""
+    check_points("queries", queries)
+    check_points("pool", pool)
+    if queries.shape[1] != pool.shape[1]:
+        raise ValueError(
+            f"queries have width D = {queries.shape[1]}, the pool has {pool.shape[1]}; "
+            "take both from the same model"
+        )
+    if not 1 <= k <= len(pool):
+        raise ValueError(f"k is {k}, the pool has {len(pool)} rows; wanted 1 to {len(pool)}")
+
+
 def chunks(name: str, points, mesh: Mesh) -> Iterator[tuple[int, int, jax.Array]]:
     """(first row, real rows, [m, D] sharded on rows over all of ``mesh``), in order.
 

@@ -61,6 +61,23 @@ def draw(
     }
 
 
+def random_box(
+    rng: np.random.Generator, *, height: int, width: int, scale: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """y, x, height, width in whole pixels of one RandomResizedCrop, as the boxes of ``draw``.
+
+    ``scale``: least and largest share of the image's area.
+    """
+    if height < 1 or width < 1 or not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(
+            f"image is {height} x {width} pixels, scale {scale}; wanted at least 1 x 1 and "
+            "0 < scale[0] <= scale[1] <= 1"
+        )
+    table = {"scale_low": np.float64(scale[0]), "scale_span": np.float64(scale[1] - scale[0])}
+    y, x, h, w = map(int, _boxes(rng.random((1, _FLIP)), height, width, table)[0])
+    return y, x, h, w
+
+
 def cut(
     image: np.ndarray, draws: dict[str, np.ndarray], *, crops: CropConfig
 ) -> dict[str, np.ndarray]:

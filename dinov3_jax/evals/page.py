@@ -85,6 +85,14 @@ figcaption { font-size: .78rem; line-height: 1.35; margin-top: 4px; overflow-wra
   border-top: 1px solid var(--rule); }
 .row:first-child { border-top: 0; }
 .row figure:first-child { padding-right: 10px; border-right: 2px solid var(--rule); }
+.table { overflow-x: auto; margin-top: 22px; } .grid > .table { margin-top: 0; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th { font-size: .78rem; font-weight: 500; color: var(--muted); text-align: left; }
+td, th { padding: 5px 12px 5px 0; border-top: 1px solid var(--rule); vertical-align: top;
+  overflow-wrap: anywhere; }
+table > :first-child > tr:first-child > * { border-top: 0; }
+.n { text-align: right; font-variant-numeric: tabular-nums; }
+a { color: var(--s1); }
 summary { cursor: pointer; font-weight: 600; }
 @media (max-width: 640px) { main { padding: 22px 14px 48px; } h1 { font-size: 1.5rem; }
   .tiles { grid-template-columns: 1fr 1fr; gap: 10px; } .tile .big { font-size: 1.7rem; }

@@ -8,6 +8,7 @@ import numpy as np
 
 from dinov3_jax.evals import curves
 from dinov3_jax.evals.health import THRESHOLDS
+from dinov3_jax.evals.suite import EVALUATIONS
 
 
 def sections(metrics: list[dict], config: dict, floors: dict) -> str:
@@ -122,6 +123,14 @@ def sections(metrics: list[dict], config: dict, floors: dict) -> str:
                     {"health/cls_patch_cosine": "CLS to patch"},
                     healthy=(None, limit["cls_patch_cosine"]),
                 ),
+            ],
+        ),
+        (
+            "Evaluations",
+            "The protocols of eval.suite on the teacher, the metric to quote of each.",
+            [
+                card(name, evaluation.about, {f"eval/{name}/{evaluation.main}": evaluation.main})
+                for name, evaluation in EVALUATIONS.items()
             ],
         ),
         (

@@ -4,6 +4,7 @@ Evaluations, curation and ``dinov3 features`` ask for features here.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,6 +15,7 @@ from dinov3_jax.augment.normalize import normalize
 from dinov3_jax.config import ConfigError, ConvNextConfig
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.mesh import batch_shards
+from dinov3_jax.features.batches import in_batches
 from dinov3_jax.models.model import Model
 
 # What can be asked for -> the fields of ``Features``.
@@ -27,17 +29,20 @@ def extractor(
     *,
     tokens: str,
     layers: tuple[int, ...] | None = None,
+    norm: bool = True,
     dtype: str = "float32",
     batch: int = 64,
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """A function of images uint8 [n, H, W, 3], any n >= 1, H and W multiples of ``model.stride``.
 
     It returns ``cls`` [n, D] and ``patch_tokens`` [n, h, w, D], as ``tokens`` asks, after the final
-    norm. With ``layers``, 0-based blocks (stages of a ConvNeXt), one array for each of them:
+    norm. With ``layers``, 0-based blocks (stages of a ConvNeXt), one array for each of them, with
+    ``norm=False`` as they are without that norm:
     ``cls_2``, ``patch_tokens_2`` ... Images go through in batches of ``whole_batch(batch, mesh)``,
     the last one filled up with black images whose features are dropped, so that one shape of
     images is compiled once. The batch is spread over ``mesh``; parameters lie as
-    ``distributed.sharding`` says, whole on each device of a mesh without ``fsdp``. One process.
+    ``distributed.sharding`` says, whole on each device of a mesh without ``fsdp``. Of several
+    processes all call with the same images and get all features.
 
     Raises ``ConfigError`` for a name that does not exist, a layer that the model does not have,
     and, when called, features that are not finite.
@@ -47,8 +52,10 @@ def extractor(
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, wanted one of {', '.join(DTYPES)}")
     layers = None if layers is None else check_layers(model, layers)
+    if layers is None and not norm:
+        raise ConfigError("tokens without the final norm are those of layers; name the layers")
     size = whole_batch(batch, mesh)
-    forward = _forward(model, TOKENS[tokens], layers, dtype)
+    forward = _forward(model, TOKENS[tokens], layers, norm, dtype)
     specs = sharding.param_specs(model.params, mesh)
     params = jax.device_put(model.params, sharding.named(specs, mesh))
 
@@ -59,15 +66,7 @@ def extractor(
                 f"images are {list(images.shape)}, wanted [n, H, W, 3] with n >= 1 and H, W "
                 f"multiples of {model.stride}"
             )
-        parts = []
-        for start in range(0, len(images), size):
-            chunk = images[start : start + size]
-            padded = np.zeros((size, *images.shape[1:]), images.dtype)
-            padded[: len(chunk)] = chunk
-            with jax.set_mesh(mesh):
-                out = forward(params, jax.device_put(padded, sharding.batch_sharding(mesh)))
-            parts.append({name: np.asarray(x)[: len(chunk)] for name, x in out.items()})
-        made = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        made = in_batches(functools.partial(forward, params), images, size=size, mesh=mesh)
         for name, x in made.items():
             if not np.isfinite(x).all():
                 raise ConfigError(
@@ -100,13 +99,24 @@ def check_layers(model: Model, layers: int | tuple[int, ...]) -> tuple[int, ...]
     return tuple(wanted)
 
 
+def check_side(model: Model, side: int, key: str) -> None:
+    """Raises ``ConfigError`` for a side in pixels, of setting ``key``, off the patch grid."""
+    if side < 1 or side % model.stride:
+        below = side // model.stride * model.stride
+        choice = f"{below} or " if below > 0 else ""
+        raise ConfigError(
+            f"{key} is {side}, {model.name} has patches of {model.stride} pixels; take "
+            f"{choice}{below + model.stride}"
+        )
+
+
 _ADVICE = {
     "float32": "its weights are damaged, or training diverged",
     "float16": "float16 ends at 65504: take float32",
 }
 
 
-def _forward(model, fields, layers, dtype):
+def _forward(model, fields, layers, norm, dtype):
     @jax.jit
     def forward(params, images):
         images = normalize(images, mean=model.mean, std=model.std)
@@ -114,7 +124,7 @@ def _forward(model, fields, layers, dtype):
         if layers is None:
             outputs = {"": frozen(images)}
         else:
-            found = frozen.intermediate_layers(images, layers)
+            found = frozen.intermediate_layers(images, layers, norm=norm)
             outputs = {f"_{layer}": out for layer, out in zip(layers, found, strict=True)}
         return {
             field + suffix: getattr(out, field).astype(dtype)

@@ -43,6 +43,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     os.replace(draft, path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """``text`` to ``path``, whole at any time."""
+
+    def write(draft):
+        draft.write_text(text)
+
+    write_whole(path, write)
+
+
 def _write_npz(stem, paths, arrays):
     def write(draft):
         with open(draft, "wb") as file:  # given a name, numpy would add a suffix

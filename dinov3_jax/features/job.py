@@ -46,15 +46,19 @@ def write_features(
     *,
     mesh: Mesh,
     batch: int,
+    share: tuple[int, int] = (0, 1),
 ) -> Summary:
     """Fills the folder ``out`` (``features.store`` says with what) and goes on where it stopped.
+
+    ``share`` (i, n): only every n-th part, from the i-th, counted from 0; n processes, each with
+    its own i, fill one folder that all of them see.
 
     Images of equal shape share a batch. An image that cannot be read is logged, noted in the index
     and skipped. ``ConfigError`` for settings that make no sense or differ from those in ``out``;
     ``SourceError`` when more than half of all images cannot be read.
     """
     out = store.local(out)
-    _check(settings, model)
+    _check(settings, model, share)
     extract = extractor(
         model,
         mesh,
@@ -67,7 +71,8 @@ def write_features(
     indexes = [store.finished(out, i) for i in range(store.parts(len(source), settings.part))]
     there = [row for index in indexes if index is not None for row in index]
     bad = [row for row in there if "error" in row]
-    todo = [i for i, index in enumerate(indexes) if index is None]
+    mine, of = share
+    todo = [i for i, index in enumerate(indexes) if index is None and i % of == mine]
     ranges = [range(i * settings.part, min((i + 1) * settings.part, len(source))) for i in todo]
     load = functools.partial(
         _load,
@@ -77,7 +82,7 @@ def write_features(
         stride=model.stride,
         fill=tuple(round(255 * level) for level in model.mean),
     )
-    size, slots, seen = whole_batch(batch, mesh), 0, 0
+    size, slots, seen, computed = whole_batch(batch, mesh), 0, 0, 0
     _refuse_broken(bad, len(source))
     with (
         logging_redirect_tqdm(),  # a warning does not break the bar
@@ -89,17 +94,22 @@ def write_features(
             rows, files, used = _part(few, extract, part, size, model.stride, bar.update)
             slots += used
             seen += sum("file" in row for row in rows)
+            computed += len(rows)
             bad += [row for row in rows if "error" in row]
             store.write_part(out, part, rows, files, format=settings.format)
             _refuse_broken(bad, len(source))
     padding = 1 - seen / slots if slots else 0.0
-    return Summary(len(source), len(bad), len(source) - len(there), padding)
+    return Summary(len(source), len(bad), computed, padding)
 
 
-def _check(settings, model):
+def _check(settings, model, share):
     check_format(settings.format)
     if settings.fit not in FITS:
         raise ConfigError(f"fit is {settings.fit!r}, wanted one of {', '.join(FITS)}")
+    if not 0 <= share[0] < share[1]:
+        raise ConfigError(
+            f"share is {share[0]} of {share[1]}, wanted a number from 0 to {share[1] - 1}"
+        )
     if settings.part < 1:
         raise ConfigError(f"part is {settings.part}, wanted at least 1 image")
     for side in settings.size or ():

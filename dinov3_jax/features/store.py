@@ -21,7 +21,8 @@ import numpy as np
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import Source
 from dinov3_jax.distributed.sharding import path_name
-from dinov3_jax.features.formats import FORMATS, Arrays, write_whole
+from dinov3_jax.features.claim import claim_folder, read_claim
+from dinov3_jax.features.formats import FORMATS, Arrays, write_text
 from dinov3_jax.models.model import Model
 
 
@@ -53,33 +54,30 @@ def claim(out: Path, model: Model, source: Source, settings: Settings) -> None:
     ours = {
         "model": model.name,
         "model config": dataclasses.asdict(model.config),
-        "weights": _digest(model),
+        "weights": weights_digest(model),
         "mean": model.mean,
         "std": model.std,
         "images": len(source),
         "listing of images": source.fingerprint,
         **dataclasses.asdict(settings),
     }
-    ours = json.loads(json.dumps(ours))
-    path = out / "features.json"
-    if path.exists():
-        there = _settings(out)
-        changed = [
-            f"{key}: {there.get(key)!r} there, {ours.get(key)!r} now"
-            for key in sorted(there.keys() | ours.keys())
-            if there.get(key) != ours.get(key)
-        ]
-        if changed:
-            raise ConfigError(
-                f"{out} holds other features ({'; '.join(changed)}); take another folder, or set "
-                "these back to go on with that run"
-            )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is there and holds no features; give a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(ours, indent=1) + "\n"
-    write_whole(path, lambda draft: _write_text(draft, text))
+    claim_folder(
+        out,
+        "features.json",
+        ours,
+        holds="features",
+        advice="take another folder, or set these back to go on with that run",
+    )
+
+
+def weights_digest(model: Model) -> str:
+    """Hex sha256 of all parameters and their names: after more steps a run is another model."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+        value = np.ascontiguousarray(leaf)
+        digest.update(f"{path_name(path)} {value.dtype} {value.shape}\n".encode())
+        digest.update(value.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def finished(out: Path, part: int) -> list[dict] | None:
@@ -102,7 +100,7 @@ def write_part(
     for stem, (paths, arrays) in files.items():
         FORMATS[format].write(out / stem, paths, arrays)
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    write_whole(_index(out, part), lambda draft: _write_text(draft, text))
+    write_text(_index(out, part), text)
 
 
 def read_parts(
@@ -160,25 +158,8 @@ def _settings(out):
     path = out / "features.json"
     if not path.exists():
         raise ConfigError(f"there is no {path}; give a folder written by dinov3 features")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is damaged ({error}); take another folder") from error
+    return read_claim(out, "features.json")
 
 
 def _index(out, part):
     return out / f"{part:05d}.jsonl"
-
-
-def _write_text(path, text):
-    path.write_text(text)
-
-
-def _digest(model):
-    """Of all parameters and their names: a run whose checkpoint has moved on is another model."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
-        value = np.ascontiguousarray(leaf)
-        digest.update(f"{path_name(path)} {value.dtype} {value.shape}\n".encode())
-        digest.update(value.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()

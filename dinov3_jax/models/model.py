@@ -57,6 +57,15 @@ def rope_table(model: Model, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndar
     return sin, cos
 
 
+def train_features(
+    config: CompleteVitConfig | ConvNextConfig, params: Params, images: jax.Array, keys: jax.Array
+) -> Features:
+    """What ``Model`` computes, as in training: with the stochastic depth of ``config.drop_path``
+    and its RoPE augmentation. Traced inside a step; keys [S], one for each B/S neighbouring images.
+    """
+    return nnx.merge(graph(config), params).forward((images,), keys=keys)[0]
+
+
 def random_model(name: str, config: CompleteVitConfig | ConvNextConfig, *, seed: int = 0) -> Model:
     """A model as training would start it."""
     make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(build.backbone(config, nnx.Rngs(seed)))))

@@ -10,6 +10,7 @@ from dinov3_jax.distributed.mesh import check_batch
 from dinov3_jax.losses.gram import NEGATIVES
 from dinov3_jax.models import presets
 from dinov3_jax.train import step
+from dinov3_jax.train.suite import check_suite
 
 
 def check_recipe(config: TrainConfig, mesh: Mesh | AbstractMesh, *, platform: str) -> None:
@@ -25,6 +26,7 @@ def check_recipe(config: TrainConfig, mesh: Mesh | AbstractMesh, *, platform: st
     if config.distill is not None:
         _check_attention("distill.backbone", config.distill.backbone, platform)
     _check_koleo(config)
+    check_suite(config)
     step.scaled_lr(config)
     _one_of("teacher.centering", config.teacher.centering, ("sinkhorn", "softmax"))
     _one_of("optim.reduce_dtype", config.optim.reduce_dtype, ("float32", "bfloat16"))

@@ -1,6 +1,7 @@
 """What the loop asks of the teacher while it trains: k-NN where labels exist, and its health."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,15 +12,16 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from dinov3_jax.augment.normalize import normalize
-from dinov3_jax.config import ConfigError, TrainConfig
+from dinov3_jax.config import ConfigError, MeshConfig, TrainConfig
 from dinov3_jax.data import order
 from dinov3_jax.data.crops import resize
 from dinov3_jax.data.pipeline import eval_images
 from dinov3_jax.data.sources import Source, SourceError, open_kind
-from dinov3_jax.distributed import agree
-from dinov3_jax.distributed.mesh import alone, batch_shards, global_batch, local_shards
+from dinov3_jax.distributed.mesh import alone, make_mesh
 from dinov3_jax.evals import health
-from dinov3_jax.evals.knn import knn_accuracy
+from dinov3_jax.evals.classification import knn
+from dinov3_jax.features.batches import in_batches
+from dinov3_jax.features.extract import whole_batch
 from dinov3_jax.losses.sinkhorn import sinkhorn
 from dinov3_jax.models.build import Networks
 from dinov3_jax.types import Params
@@ -125,25 +127,15 @@ def make_forward(config: TrainConfig, networks: Networks, mesh: Mesh) -> Forward
 
     @jax.jit
     def cls(teacher, images):
-        return dense(teacher, images)[:1]  # the compiler drops the rest
+        return dense(teacher, images)[0]  # the compiler drops the rest
 
-    shards = batch_shards(mesh)
-    size = -(-_BATCH // shards) * shards
-    mine = local_shards(mesh)
+    size = whole_batch(_BATCH, mesh)
 
     def run(compiled, teacher, images):
-        parts = []
-        for start in range(0, max(len(images), 1), size):  # once even for no image: for shapes
-            chunk = images[start : start + size]
-            padded = np.zeros((size, *images.shape[1:]), images.dtype)
-            padded[: len(chunk)] = chunk
-            local = np.concatenate([np.split(padded, shards)[shard] for shard in mine])
-            out = compiled(teacher, global_batch({"images": local}, mesh)["images"])
-            parts.append([agree.fetch(x)[: len(chunk)] for x in out])
-        return [np.concatenate(column) for column in zip(*parts)]
+        return in_batches(functools.partial(compiled, teacher), images, size=size, mesh=mesh)
 
     return Forward(
-        cls=lambda teacher, images: run(cls, teacher, images)[0],
+        cls=lambda teacher, images: run(cls, teacher, images),
         dense=lambda teacher, images: Dense(*run(dense, teacher, images)),
     )
 
@@ -193,12 +185,14 @@ def pixel_floor(data: KnnData, *, neighbours: int) -> float:
 
 def _knn(data: KnnData, features, neighbours: int) -> float:
     bank, queries = features(data.bank.images), features(data.queries.images)
-    with alone():
-        return knn_accuracy(
+    mesh = make_mesh(MeshConfig(-1, 1, 1, 1), jax.local_devices())
+    with jax.set_mesh(mesh):
+        return knn.accuracy(
             bank,
             data.bank.labels,
             queries,
             data.queries.labels,
             classes=len(data.classes),
             k=neighbours,
+            mesh=mesh,
         )

@@ -27,6 +27,7 @@ from dinov3_jax.train import evaluate, guard, local_saves, metrics, workdir as w
 from dinov3_jax.train.start import Sources, find_sources, start
 from dinov3_jax.train.state import TrainState
 from dinov3_jax.train.step import hyperparameters
+from dinov3_jax.train.suite import suite_row
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Student:
     manager: Any
     local: pathlib.Path | None
     writer: metrics.MetricsWriter | None  # of the first process
+    mesh: Mesh
     forward: evaluate.Forward
     eval_data: evaluate.EvalData
     watch: guard.Guard
@@ -110,6 +112,7 @@ class Student:
         row = evaluate.evaluate_teacher(
             self.forward, teacher, self.eval_data, self.config, float(temperature), seen=seen
         )
+        row |= suite_row(self.config, teacher, self.mesh)
         if self.writer is not None:
             self.writer.write(done, row)
             write_similarity(self.workdir, done, images, seen.patch_tokens)
@@ -174,6 +177,7 @@ def open_students(
                     manager=managers[name],
                     local=plan.local,
                     writer=writer,
+                    mesh=mesh,
                     forward=evaluate.make_forward(plan.config, build.networks(plan.config), mesh),
                     eval_data=eval_data[name],
                     watch=guard.Guard(plan.config, plan.workdir, source),

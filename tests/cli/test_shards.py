@@ -1,4 +1,4 @@
-"""``dinov3 shards`` with a loop in place of Beam."""
+"""``dinov3 shards`` with a loop in place of Beam; marker beam: on Beam as well."""
 
 import numpy as np
 import pytest
@@ -7,17 +7,24 @@ from PIL import Image
 from dinov3_jax.cli import shards
 from dinov3_jax.data import pack
 from dinov3_jax.data.record import SourceError
+from dinov3_jax.data.shards import open_shards
 from dinov3_jax.data.sources import open_kind
+from dinov3_jax.data.tfds import open_tfds
+from tests.data.tiny_tfds import prepare
 
 
 @pytest.fixture
-def verb(monkeypatch, tmp_path):
+def loop(monkeypatch):
     def write(settings, path, folder, numbers, flags):
         source = open_kind(settings.source, path, labels=settings.labels)
         for number in numbers:
             pack.write_shard(source, settings, number, folder)
 
     monkeypatch.setattr(shards, "write_shards_on_beam", write)
+
+
+@pytest.fixture
+def verb(loop, tmp_path):
     for i in range(5):
         path = tmp_path / "in" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +68,36 @@ def test_verify_names_all_damage(verb, tmp_path):
     assert "00000.array_record has crc32" in flipped
     assert "00001.array_record is missing" in missing
     assert "counts 5 records in its shards, wanted the total, 6" in count
+
+
+def check_tfds_and_shards_of_shards(tmp_path):
+    """A set of TFDS becomes shards in its order, and these other shards, shuffled: same images."""
+    prepared = prepare(str(tmp_path / "tfds"))
+    first, second = f"{tmp_path}/first", f"{tmp_path}/second"
+    given = [f"--data={prepared}:train", "--source=tfds", f"--out={first}"]
+    shards.run(["pack", *given, "--shard-size=2", "--seed=none"])
+    shards.run(["pack", f"--data={first}", "--source=shards", f"--out={second}", "--shard-size=4"])
+    source, packed, again = open_tfds(f"{prepared}:train"), open_shards(first), open_shards(second)
+    wanted = [source[i] for i in range(5)]
+    assert [packed[i] for i in range(5)] == wanted
+    shuffled = [again[i] for i in range(5)]
+    assert shuffled != wanted
+    assert sorted(shuffled, key=lambda record: record.id) == wanted
+    for made in (packed, again):
+        assert made.classes == source.classes == ("a", "b")
+        assert made.labels.tolist() == [made[i].label for i in range(5)]
+        shards.run(["verify", made.files[0].rpartition("/")[0]])
+    assert [len(made.files) for made in (packed, again)] == [3, 2]
+
+
+def test_tfds_and_shards_are_packed(loop, tmp_path):
+    check_tfds_and_shards_of_shards(tmp_path)
+
+
+@pytest.mark.beam
+@pytest.mark.filterwarnings("ignore")  # Beam's own
+def test_tfds_and_shards_are_packed_on_beam(tmp_path):
+    check_tfds_and_shards_of_shards(tmp_path)
 
 
 @pytest.mark.parametrize(

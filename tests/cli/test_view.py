@@ -133,3 +133,40 @@ def test_options_of_another_kind_are_refused(verb, photo, capsys):
     said = capsys.readouterr().err
     assert "unrecognized arguments: --point=1,2" in said
     assert "'left' is no point; wanted X,Y" in said
+
+
+def test_match_draws_lines_between_two_images(verb, photo, tmp_path, capsys):
+    """Equal images: level lines, from each patch to itself."""
+    other = tmp_path / "other.png"
+    other.write_bytes((tmp_path / "photo.png").read_bytes())
+    made = verb("match", photo, str(other), "--size=64", "--distance=0", "--count=100")
+    assert list(made) == ["photo_match_other.png"]
+    picture = made["photo_match_other.png"]
+    assert picture.shape == (40, 64 + 6 + 64, 3)
+    assert "40 matches, 40 drawn, of cosine 1.000" in capsys.readouterr().out
+    gap = (picture[:, 64:70] != 255).any(axis=-1)
+    assert gap.any(axis=1).sum() >= 5  # a row of patches each
+    assert (gap == gap[:, :1]).all()  # level
+    verb("match", photo, str(other), "--size=64", "--affine=0.5", "--foreground=auto", "--one-way")
+    assert "matches" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{other}", "{other}"], "3 image"),
+        (["{other}", "--count=0"], "--count=0"),
+        (["{other}", "--distance=-1"], "--distance=-1"),
+        (["{other}", "--size=8", "--affine=1"], "--affine needs at least 4 matches"),
+    ],
+)
+def test_mistakes_of_match(verb, photo, tmp_path, arguments, message):
+    other = save(tmp_path / "other.png")
+    with pytest.raises(ConfigError, match=message):
+        verb("match", photo, *(argument.format(other=other) for argument in arguments))
+
+
+def test_points_on_a_line_have_no_affine_map(verb, tmp_path):
+    strips = [save(tmp_path / f"{name}.png", 8, 64) for name in "ab"]
+    with pytest.raises(ConfigError, match="no affine map explains 3 of 8 matches"):
+        verb("match", *strips, "--size=none", "--affine=1")

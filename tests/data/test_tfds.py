@@ -1,45 +1,14 @@
-import io
-
-import numpy as np
 import pytest
-from PIL import Image
 
 from dinov3_jax.data.decode import decode
 from dinov3_jax.data.record import SourceError
 from dinov3_jax.data.tfds import open_tfds
+from tests.data.tiny_tfds import prepare
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    import tensorflow_datasets as tfds
-
-    class Tiny(tfds.core.GeneratorBasedBuilder):
-        __module__ = "tiny"  # TFDS looks for no checksum file beside a module that is not there
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            features = {
-                "image": tfds.features.Image(shape=(None, None, 3)),
-                "label": tfds.features.ClassLabel(names=["a", "b"]),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            for i in range(5):
-                image = io.BytesIO()
-                Image.fromarray(np.full((6, 7, 3), 20 * i, np.uint8)).save(image, "PNG")
-                image.seek(0)
-                yield i, {"image": image, "label": i % 2}
-
-    folder = tmp_path_factory.mktemp("tfds")
-    builder = Tiny(data_dir=str(folder), file_format="array_record")
-    builder.download_and_prepare()
-    return builder.data_dir
+    return prepare(str(tmp_path_factory.mktemp("tfds")))
 
 
 def test_reads_a_prepared_set(prepared):

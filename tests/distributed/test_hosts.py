@@ -17,6 +17,7 @@ from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train import loop
 from dinov3_jax.train.metrics import read_metrics
 from dinov3_jax.train.state import init_state, state_shardings
+from tests.data.benchmarks.folders import write_class_folders
 from tests.distributed import launcher, tiny_recipe
 from tests.train.runs import assert_equal_bits, final_state, write_images
 from tests.train.saved import save_run, small_config, state_at
@@ -62,9 +63,10 @@ def wait_for_step(workdir, step, running, folder):
         time.sleep(0.01)
 
 
-def test_two_processes_divide_agree_and_share_checkpoints(tmp_path):
+def test_two_processes_divide_agree_evaluate_and_share_checkpoints(tmp_path):
     """What each of them asserts is in worker.py."""
     workdir = tmp_path / "run"
+    write_class_folders(tmp_path / "labelled")
     save_run(workdir, small_config(), [1])
     command = ["tests.distributed.worker", str(workdir)]
     launcher.finish(command, tmp_path, count=2, devices=4)

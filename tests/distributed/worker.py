@@ -21,6 +21,7 @@ from dinov3_jax.distributed.mesh import AXES, alone, global_batch, local_groups,
 from dinov3_jax.distributed.rollcall import named
 from dinov3_jax.train import local_saves
 from dinov3_jax.train.state import init_state, state_shardings
+from dinov3_jax.train.suite import suite_row
 from tests.train.runs import assert_equal_bits
 
 
@@ -38,6 +39,7 @@ def main() -> None:
     _batches(saved.small_config(), me, count)
     _agreements(me, count)
     _checkpoints(options.workdir, saved.small_config(), saved.state_at)
+    _suite(saved.small_config(), saved.state_at, options.workdir.with_name("labelled"))
     _local_saves(options.workdir, saved.small_config(), saved.state_at)
     agree.barrier("the end")
 
@@ -87,12 +89,9 @@ def _checkpoints(workdir, config, state_at):
         assert state is not None
         assert_equal_bits(jax.tree.map(agree.fetch, state), state_at(config, 1))
 
-        def place(x, sharding):
-            return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
         for step in (2, 3):
             assert checkpoint.save(
-                manager, jax.tree.map(place, state_at(config, step), shardings), step
+                manager, jax.tree.map(_place, state_at(config, step), shardings), step
             )
         checkpoint.wait(manager)
 
@@ -108,20 +107,34 @@ def _checkpoints(workdir, config, state_at):
         assert int(state.step) == 2
 
 
+def _suite(config, state_at, data):
+    """Evaluations on all devices give each process what its own device gives it."""
+    suite = (("knn", str(data), ("resize=8", "crop=8", "neighbours=2,5")),)
+    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, suite=suite))
+    teacher, mesh = state_at(config, 1).teacher, make_mesh(MeshConfig(1, -1, 1, 1))
+    shared = jax.tree.map(_place, teacher, state_shardings(config, mesh).teacher)
+    with jax.set_mesh(mesh):  # as in the loop
+        row = suite_row(config, shared, mesh)
+    assert "eval/knn/top1" in row
+    alone = make_mesh(MeshConfig(1, 1, 1, 1), jax.local_devices()[:1])
+    assert row == suite_row(config, teacher, alone)
+
+
+def _place(x, sharding):
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
 def _local_saves(workdir, config, state_at):
     """Process 0 has written its part of step 5 and process 1 has not: all go back to step 4."""
     shardings = state_shardings(config, make_mesh(config.mesh))
     shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
-
-    def place(x, sharding):
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     own = dataclasses.replace(config.checkpoint, local=str(workdir.parent / "local"))
     folder = local_saves.folder(own, workdir, "recipe and data")
     assert folder is not None
     for step in (4, 5):
         if step == 4 or jax.process_index() == 0:
-            state = jax.tree.map(place, state_at(config, step), shardings)
+            state = jax.tree.map(_place, state_at(config, step), shardings)
             local_saves.save(folder, state, step)
     state = local_saves.restore(folder, checkpoint.abstract(shapes, shardings), after=3)
     assert state is not None

@@ -142,6 +142,14 @@ def test_without_labels_there_is_no_knn(tmp_path):
     assert "Nearest images" in text
 
 
+def test_evaluations_of_the_suite_are_drawn(tmp_path):
+    assert "<h2>Evaluations</h2>" not in write(tmp_path)
+    measured = [{"step": step, "eval/knn/top1": 10.0 * step} for step in (1, 2)]
+    text = write(tmp_path, metrics=rows() + measured)
+    assert "<h2>Evaluations</h2>" in text
+    assert "top1 <b>20</b>" in text
+
+
 @pytest.mark.parametrize("value", [8.0, math.nan, None])
 def test_one_row(tmp_path, value):
     metrics = [{"step": 0, "loss/total": value, "loss/dino_global": 8.3}]

@@ -20,6 +20,10 @@ def vit(seed=0, patch_size=4):
 
 
 def convnext(patch_size=None):
+    return random_model("tiny_convnext", convnext_config(patch_size))
+
+
+def convnext_config(patch_size=None):
     """Stride 32, stages of widths 8, 8, 8, 12."""
     student = dataclasses.replace(
         tiny_config().student,
@@ -31,7 +35,7 @@ def convnext(patch_size=None):
         stage_depths=(1, 1, 1, 1),
         stage_dims=(8, 8, 8, 12),
     )
-    return random_model("tiny_convnext", complete(student))
+    return complete(student)
 
 
 def mesh(devices=2):

@@ -5,7 +5,7 @@ import pytest
 from dinov3_jax.augment.normalize import normalize
 from dinov3_jax.config import ConfigError, MeshConfig
 from dinov3_jax.distributed.mesh import make_mesh
-from dinov3_jax.features.extract import check_layers, extractor, whole_batch
+from dinov3_jax.features.extract import check_layers, check_side, extractor, whole_batch
 from tests.features.models import convnext, images, mesh, vit
 
 # rtol, atol: the same float32 sums, in an order that depends on the size of the batch.
@@ -110,3 +110,22 @@ def test_layers_by_number_and_by_index(model):
 
 def test_a_batch_is_whole_on_every_device():
     assert [whole_batch(n, mesh(2)) for n in (1, 2, 5)] == [2, 2, 6]
+
+
+def test_layers_without_the_final_norm(model):
+    pixels = images(2)
+    got = extractor(model, mesh(), tokens="patch", layers=(1,), norm=False, batch=2)(pixels)
+    wanted = model(normalize(pixels, mean=model.mean, std=model.std)).prenorm[:, -6:]
+    np.testing.assert_allclose(got["patch_tokens_1"].reshape(2, 6, 16), wanted, **NEAR)
+    with pytest.raises(ConfigError, match="name the layers"):
+        extractor(model, mesh(), tokens="patch", norm=False)
+
+
+def test_sides_off_the_grid(model):
+    check_side(model, 224, "size")
+    with pytest.raises(
+        ConfigError, match="crop is 30, tiny has patches of 4 pixels; take 28 or 32"
+    ):
+        check_side(model, 30, "crop")
+    with pytest.raises(ConfigError, match=r"size is 3, .*; take 4"):
+        check_side(model, 3, "size")

@@ -19,6 +19,7 @@ from dinov3_jax.train import loop, workdir
 from dinov3_jax.train.guard import TrainingError
 from dinov3_jax.train.metrics import read_metrics
 from dinov3_jax.train.state import init_state, state_shardings
+from tests.data.benchmarks.folders import write_class_folders
 from tests.train.runs import assert_equal_bits, final_state, tiny_config, write_images
 
 # What a run needs on the eight simulated devices of the test process.
@@ -217,3 +218,12 @@ def test_a_mixture_counts_what_was_seen_of_each_source(images, tmp_path):
     assert seen[-1][0] == 12
     assert all(many + few == 16 * step for step, many, few in seen)
     assert 0 < seen[-1][2] < seen[-1][1]
+
+
+def test_evaluations_of_the_suite_are_rows(images, tmp_path):
+    data = write_class_folders(tmp_path / "data", side=16)
+    suite = {"eval.suite": (("knn", data, ("resize=16", "crop=16", "neighbours=1,3")),)}
+    loop.train(tiny_config(images, **EIGHT, **suite, steps=2), tmp_path / "run")
+    found = [row for row in read_metrics(epath.Path(tmp_path / "run")) if "eval/knn/top1" in row]
+    assert [row["step"] for row in found] == [0, 2]
+    assert all(0 <= row["eval/knn/top5_3"] <= 100 for row in found)

@@ -58,22 +58,23 @@ def open_classification(path: str) -> Classification:
     """
     kind, _, folder = path.partition(":")
     if kind == "fashion_mnist" and not os.path.isdir(path):
-        train, test = (
-            open_fashion_mnist(f"{folder}:{split}" if folder else split)
+        opened = {
+            split: _labelled(open_fashion_mnist(f"{folder}:{split}" if folder else split), split)
             for split in ("train", "test")
-        )
-        return Classification(
-            Split(train, train.labels), None, Split(test, test.labels), train.classes
-        )
-    root = os.path.abspath(os.path.expanduser(path))
-    there = [name for name in ("train", "val", "test") if os.path.isdir(os.path.join(root, name))]
-    if "train" not in there or len(there) == 1:
-        raise SourceError(f"{root} has {', '.join(there) or 'no'} splits, {LAYOUT}")
-    opened = {name: open_split(os.path.join(root, name)) for name in there}
+        }
+    else:
+        opened = _open_folders(os.path.abspath(os.path.expanduser(path)))
     classes = opened["train"][1]
     splits = {name: relabel(*found, classes, name) for name, found in opened.items()}
     test = splits.pop("test", None) or splits.pop("val")
     return Classification(splits["train"], splits.get("val"), test, classes)
+
+
+def _open_folders(root: str) -> dict[str, tuple[Source, tuple[str, ...]]]:
+    there = [name for name in ("train", "val", "test") if os.path.isdir(os.path.join(root, name))]
+    if "train" not in there or len(there) == 1:
+        raise SourceError(f"{root} has {', '.join(there) or 'no'} splits, {LAYOUT}")
+    return {name: open_split(os.path.join(root, name)) for name in there}
 
 
 def open_split(folder: str) -> tuple[Source, tuple[str, ...]]:
@@ -83,8 +84,12 @@ def open_split(folder: str) -> tuple[Source, tuple[str, ...]]:
     else:
         source = open_folders(folder, labelled=True)
         _check_class_folders(folder, source)
+    return _labelled(source, folder)
+
+
+def _labelled(source: Source, place: str) -> tuple[Source, tuple[str, ...]]:
     if source.labels is None or source.classes is None:
-        raise SourceError(f"{folder} has no labels, or no class names; pack it from class folders")
+        raise SourceError(f"{place} has no labels, or no class names; pack it from class folders")
     return source, source.classes
 
 

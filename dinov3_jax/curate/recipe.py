@@ -1,0 +1,110 @@
+"""The schema of a curation recipe; ``configs/curation/base.py`` gives each key its meaning."""
+
+import dataclasses
+
+from dinov3_jax.config import ConfigError
+from dinov3_jax.curation.hierarchy import Level, check_levels
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedConfig:
+    size: int
+    fit: str
+    dtype: str
+    batch: int
+    part: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DedupConfig:
+    threshold: float | None
+    neighbours: int
+    against_threshold: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelConfig:
+    clusters: int
+    split: int
+    resamplings: int
+    kept: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    budget: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrieveConfig:
+    large: int
+    neighbours: int
+    neighbours_of: tuple[tuple[str, int], ...]
+    level: int
+    more_than: int
+    each: int
+    budget: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PackConfig:
+    shard_size: int
+    longest: int | None
+    quality: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class CurationConfig:
+    name: str
+    seed: int
+    embed: EmbedConfig
+    dedup: DedupConfig
+    levels: tuple[LevelConfig, ...]
+    iterations: int
+    sample: SampleConfig
+    retrieve: RetrieveConfig
+    pack: PackConfig | None
+
+
+def levels(recipe: CurationConfig) -> list[Level]:
+    """The levels as ``curation.hierarchy`` takes them, lowest first."""
+    return [Level(**dataclasses.asdict(level)) for level in recipe.levels]
+
+
+def check_recipe(recipe: CurationConfig, images: int, what: str) -> None:
+    """``ConfigError`` unless the recipe can be carried out on so many images.
+
+    ``what`` says what these are: asked again when images have been dropped.
+    """
+    dedup, retrieve = recipe.dedup, recipe.retrieve
+    try:
+        check_levels(levels(recipe), images)
+    except ValueError as error:
+        raise ConfigError(f"recipe for {images} images ({what}): {error}") from error
+    if not 1 <= recipe.sample.budget <= images:
+        raise ConfigError(
+            f"sample.budget is {recipe.sample.budget}, but there are {images} images ({what}); "
+            f"wanted 1 to {images}"
+        )
+    if not 1 <= retrieve.level <= len(recipe.levels):
+        raise ConfigError(
+            f"retrieve.level is {retrieve.level}, wanted 1 to {len(recipe.levels)}, the levels"
+        )
+    for name, value, least in (
+        ("iterations", recipe.iterations, 1),
+        ("dedup.neighbours", dedup.neighbours, 1),
+        ("retrieve.large", retrieve.large, 0),
+        ("retrieve.neighbours", retrieve.neighbours, 1),
+        *((f"retrieve.neighbours_of {name}", k, 1) for name, k in retrieve.neighbours_of),
+        ("retrieve.more_than", retrieve.more_than, 0),
+        ("retrieve.each", retrieve.each, 1),
+        ("retrieve.budget", retrieve.budget, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} is {value}, wanted at least {least}")
+    for name, value in (
+        ("dedup.threshold", dedup.threshold),
+        ("dedup.against_threshold", dedup.against_threshold),
+    ):
+        if value is not None and not -1 <= value <= 1:
+            raise ConfigError(f"{name} is {value}, wanted a cosine from -1 to 1")

@@ -1,0 +1,42 @@
+"""The evaluations of ``eval.suite``, asked of the teacher while it trains."""
+
+import jax
+from jax.sharding import Mesh
+
+from dinov3_jax.config import ConfigError, TrainConfig
+from dinov3_jax.evals import results
+from dinov3_jax.evals.settings import find, parse
+from dinov3_jax.models import presets
+from dinov3_jax.models.model import Model
+from dinov3_jax.types import Params
+
+
+def suite_row(config: TrainConfig, teacher: Params, mesh: Mesh) -> dict[str, float]:
+    """``eval/NAME/METRIC`` of every evaluation, as ``dinov3 eval`` measures it of this teacher.
+
+    The backbone computes in the recipe's dtype. Of several processes all call, and all get the
+    same row.
+    """
+    crops = config.crops
+    model = Model(
+        config.name, presets.complete(config.student), teacher["backbone"], crops.mean, crops.std
+    )
+    row = {}
+    # What evaluations compute beside features is the business of each process alone, as it is in
+    # ``dinov3 eval``; under the mesh of the run it would be one of all.
+    with jax.set_mesh(None):
+        for name, data, assignments in config.eval.suite:
+            result = find(name).evaluate(model, parse(name, data, assignments), mesh)
+            results.check(name, result)
+            row |= {f"eval/{name}/{metric}": value for metric, value in result.metrics.items()}
+    return row
+
+
+def check_suite(config: TrainConfig) -> None:
+    """``ConfigError`` for an evaluation, a setting or a value that does not exist."""
+    names = [name for name, _, _ in config.eval.suite]
+    for name, data, assignments in config.eval.suite:
+        parse(name, data, assignments)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"eval.suite has {twice[0]} twice; one each, their rows have one name")

@@ -1,0 +1,54 @@
+import jax
+import numpy as np
+import pytest
+
+from dinov3_jax.config import ConfigError, MeshConfig
+from dinov3_jax.distributed.mesh import make_mesh
+from dinov3_jax.evals.settings import find, parse
+from dinov3_jax.models import presets
+from dinov3_jax.models.model import Model
+from dinov3_jax.train.suite import check_suite, suite_row
+from tests.data.benchmarks.folders import write_class_folders
+from tests.tiny import tiny_config, tiny_state
+
+SIZES = ("resize=8", "crop=8", "neighbours=2,5")
+
+
+def test_rows_are_what_dinov3_eval_measures_of_the_teacher(tmp_path):
+    data = write_class_folders(tmp_path, train=4, test=2)
+    config = tiny_config(**{"eval.suite": (("knn", data, SIZES),)})
+    teacher = tiny_state(config).teacher
+    sharded = make_mesh(MeshConfig(1, 8, 1, 1))
+    with jax.set_mesh(sharded):  # as in the loop
+        row = suite_row(config, teacher, sharded)
+    model = Model("teacher", presets.complete(config.student), teacher["backbone"])
+    alone = make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1])
+    wanted = find("knn").evaluate(model, parse("knn", data, SIZES), alone).metrics
+    # Features differ by rounding only, far less than the classes do.
+    assert row == {f"eval/knn/{name}": value for name, value in wanted.items()}
+
+
+def test_no_suite_is_no_row():
+    config = tiny_config()
+    assert suite_row(config, {"backbone": {}}, make_mesh(MeshConfig(1, 8, 1, 1))) == {}
+
+
+@pytest.mark.parametrize(
+    ("suite", "message"),
+    [
+        ((("knm", "x", ()),), "did you mean 'knn'"),
+        ((("knn", "x", ("crp=8",)),), r"knn\.crp; did you mean 'crop'"),
+        ((("knn", "x", ()), ("knn", "y", ())), "has knn twice"),
+    ],
+)
+def test_what_cannot_run_is_said_at_the_start(suite, message):
+    with pytest.raises(ConfigError, match=message):
+        check_suite(tiny_config(**{"eval.suite": suite}))
+
+
+def test_diverged_weights_give_no_row(tmp_path):
+    data = write_class_folders(tmp_path, train=2, test=1)
+    config = tiny_config(**{"eval.suite": (("knn", data, SIZES),)})
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), tiny_state(config).teacher)
+    with pytest.raises(ConfigError, match="not finite"):
+        suite_row(config, broken, make_mesh(MeshConfig(1, 8, 1, 1)))
