@@ -1,6 +1,7 @@
 """Nearest neighbours by cosine. Exact on a mesh: the pool streams past the queries, sharded."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -69,18 +70,17 @@ def _search(queries, pool, first, real, cosine, index, *, mesh):
     def local(queries, pool, first, real, cosine, index):
         k, start = cosine.shape[1], jax.lax.axis_index(axes) * len(pool)
         tiles = _unit(pool).reshape(-1, ROWS, pool.shape[1])
-        filling = start + jnp.arange(len(pool)) >= real
 
         def search(best):  # of a row tile of queries
             queries, cosine, index = best
             # "highest": TPUs and recent GPUs would round the inputs.
-            compare = lambda tile: jnp.matmul(queries, tile.T, precision="highest")  # noqa: E731
-            new = jax.lax.map(compare, tiles).swapaxes(0, 1).reshape(ROWS, -1)
-            new = jnp.where(filling, -jnp.inf, new)
+            compare = lambda tile: jnp.matmul(tile, queries.T, precision="highest")  # noqa: E731
+            new = jax.lax.map(compare, tiles).reshape(-1, ROWS)  # [m, ROWS], a query a column
+            value, row = _candidates(new, real - start, k)
             # top_k keeps the first among equals: what came in an earlier chunk has the lower row.
-            cosine, place = jax.lax.top_k(jnp.concatenate([cosine, new], axis=1), k)
-            before = jnp.take_along_axis(index, jnp.minimum(place, k - 1), axis=1)
-            return cosine, jnp.where(place < k, before, first + start + place - k)
+            cosine, place = jax.lax.top_k(jnp.concatenate([cosine, value], axis=1), k)
+            index = jnp.concatenate([index, first + start + row], axis=1)
+            return cosine, jnp.take_along_axis(index, place, axis=1)
 
         return _by_tile(search, _unit(queries), cosine, index)
 
@@ -92,6 +92,23 @@ def _search(queries, pool, first, real, cosine, index, *, mesh):
         out_specs=(each, each),
         check_vma=False,  # as in _merge
     )(queries, pool, first, real, cosine, index)
+
+
+def _candidates(scores, real, k):
+    """(value, row) [q, *], rows ascending, with the k largest of each column of ``scores`` [m, q].
+
+    They lie in the k groups of neighbouring rows whose maxima are largest: ``top_k``, the slow
+    part, sees those maxima and the members of those groups, instead of all rows. Rows from ``real``
+    on are filling and count as -inf.
+    """
+    m, q = scores.shape
+    size = 1 << int(math.log2(max(m / k, 1)) / 2)  # about as many groups as members
+    row = jnp.arange(m).reshape(-1, size, 1)
+    maxima = jnp.where(row < real, scores.reshape(-1, size, q), -jnp.inf).max(axis=1)  # [groups, q]
+    group = jnp.sort(jax.lax.top_k(maxima.T, min(k, len(maxima)))[1], axis=1)
+    row = (group[..., None] * size + jnp.arange(size)).reshape(q, -1)
+    value = scores[row, jnp.arange(q)[:, None]]
+    return jnp.where(row < real, value, -jnp.inf), row
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
