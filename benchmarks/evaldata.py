@@ -57,7 +57,7 @@ def flags(photos: Path, out: Path) -> list[str]:
     return made
 
 
-# Sizes are whole patches of 8, 14 and 16 pixels; all of it takes minutes on two CPU cores.
+# Sizes are whole patches of 8, 14 and 16 pixels, small for two CPU cores.
 _SIZES = ("resize=128", "crop=112")
 _FROZEN = (*_SIZES, "augment=False", "batch=256")
 DATA = {
