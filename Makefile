@@ -67,6 +67,7 @@ curate: $(VENV)/.installed $(CURATE)/against/manifest.json $(WORKDIR)/report.htm
 
 # The run of `make pretrain` unless MODEL says another; the page is $(EVALS)/index.html.
 evals: $(VENV)/.installed  ## every evaluation on small real data, on the photographs of PHOTOS
+	$(RUN) -m pip install --quiet -e .[evals]
 	flags=$$($(RUN) -m benchmarks.evaldata --photos=$(PHOTOS) --out=$(EVALS)_data) && \
 	    $(DINOV3) eval --model=$(MODEL) --out=$(EVALS) $$flags
 

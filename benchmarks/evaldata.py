@@ -1,18 +1,29 @@
 """Small real data for every evaluation: lays it out in a folder and prints flags of dinov3 eval.
 
-``make evals`` runs ``dinov3 eval`` with them. PHOTOS holds clothing/{train,val,test}/CLASS/*.jpg.
+``make evals`` runs ``dinov3 eval`` with them. PHOTOS holds clothing/ and grocery/, each with
+{train,val,test}/CLASS/*.jpg, and grocery/classes.csv with the columns class and coarse_class.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import (
+    evaldata_classes as classes,
+    evaldata_mosaics as mosaics,
+    evaldata_objects as objects,
+    evaldata_retrieval as retrieval,
+    evaldata_stereo as stereo,
+)
+
 
 class Chosen(NamedTuple):
-    data: Callable[[Path, Path], str]  # (photos, out) -> the path that --data takes
-    settings: tuple[str, ...]  # key=value
+    # (photos, out) -> the path that --data takes; what it writes lies in ``out``, its alone.
+    data: Callable[[Path, Path], str]
+    settings: tuple[str, ...]  # key=value, where {data} is that path
 
 
 def main():
@@ -22,36 +33,81 @@ def main():
     options = parser.parse_args()
     try:
         print(" ".join(flags(options.photos.absolute(), options.out.absolute())))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(f"evaldata: {error}")
 
 
 def flags(photos: Path, out: Path) -> list[str]:
-    """Of ``dinov3 eval``, for all evaluations of ``DATA``; their data lies in ``out`` then."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Of ``dinov3 eval``, for all evaluations of ``DATA``; their data lies in ``out``/NAME then.
+
+    What is written depends on the photographs alone, so that a second call changes nothing.
+    """
+    for wanted in ("clothing/train", "grocery/classes.csv"):
+        if not (photos / wanted).exists():
+            raise FileNotFoundError(
+                f"there is no {photos / wanted}; give --photos=FOLDER (make evals PHOTOS=FOLDER) "
+                "that holds clothing/ and grocery/ with {train,val,test}/CLASS/*.jpg, and "
+                "grocery/classes.csv"
+            )
     made = [f"--eval={','.join(DATA)}"]
     for name, chosen in DATA.items():
-        made.append(f"--data={name}={chosen.data(photos, out)}")
-        made += [f"--set={name}.{setting}" for setting in chosen.settings]
+        data = chosen.data(photos, out / name)
+        made.append(f"--data={name}={data}")
+        made += [f"--set={name}.{setting.format(data=data)}" for setting in chosen.settings]
     return made
 
 
-def clothing(photos: Path, out: Path) -> str:
-    """Class folders: 3,068 photographs of clothes in train/, 341 in val/, 372 in test/."""
-    del out  # it is read where it is
-    if not (photos / "clothing" / "train").is_dir():
-        raise FileNotFoundError(
-            f"there is no {photos}/clothing/train; give --photos=FOLDER (make evals PHOTOS=FOLDER) "
-            "that holds clothing/{train,val,test}/CLASS/*.jpg"
-        )
-    return str(photos / "clothing")
-
-
-# 112 pixels are whole patches of 8, 14 and 16.
+# Sizes are whole patches of 8, 14 and 16 pixels, small for two CPU cores.
 _SIZES = ("resize=128", "crop=112")
+_FROZEN = (*_SIZES, "augment=False", "batch=256")
 DATA = {
-    "knn": Chosen(clothing, _SIZES),
-    "logistic": Chosen(clothing, _SIZES),
+    "knn": Chosen(classes.clothing, _SIZES),
+    "logistic": Chosen(classes.few, (*_SIZES, "C=(0.01,0.1,1.0,10.0)", "tol=1e-6")),
+    "linear": Chosen(classes.few, (*_FROZEN, "steps=500")),
+    "imagenet": Chosen(classes.imagenet, (*_FROZEN, "steps=500")),
+    "attentive": Chosen(
+        classes.few,
+        (
+            "frames=1",
+            "crop=112",
+            "width=192",
+            "blocks=1",
+            "heads=3",
+            "augment=False",
+            "lrs=(5e-4,2e-3)",
+            "weight_decays=(1e-2,)",
+            "epochs=10",
+        ),
+    ),
+    "finetune": Chosen(classes.few, (*_SIZES, "epochs=3", "batch=64")),
+    "voc07": Chosen(mosaics.voc07, ("resize=112", "crop=112", "C=(0.01,0.1,1.0,10.0)", "tol=1e-6")),
+    "oxford": Chosen(retrieval.oxford, ("size=112",)),
+    "met": Chosen(retrieval.met, ("longest=112",)),
+    "amstertime": Chosen(retrieval.amstertime, _SIZES),
+    "copydays": Chosen(
+        retrieval.copydays,
+        ("size=112", "whitening={data}/others", "distractors={data}/distractors"),
+    ),
+    "retrieval": Chosen(retrieval.class_folders, ("size=112",)),
+    "navi": Chosen(stereo.navi, ("size=336", "every=1", "grid=48")),
+    "spair": Chosen(stereo.spair, ("size=448",)),
+    "matches": Chosen(stereo.matches, ("longest=448", "pixels=(14.0,)")),
+    # The batches of crops are kept: the backbone sees each once.
+    "segmentation": Chosen(
+        mosaics.segmentation,
+        ("size=112", "stride=75", "scale=(1.0,2.0)", "steps=200", "warmup=20", "cached=12"),
+    ),
+    "depth": Chosen(
+        stereo.depth,
+        ("train_crop=(224,224)", "lr=(3e-3,)", "steps=200", "warmup=60", "cached=8", "batch=8"),
+    ),
+    "davis": Chosen(objects.clips, ("short_side=224", "radius=6")),
+    "tokencut": Chosen(objects.boxes, ()),
+    "attention": Chosen(objects.masks, ("size=224",)),
+    "foreground": Chosen(
+        functools.partial(objects.masks, count=9),  # every C is fitted for each fold
+        ("height=224", "folds=3"),
+    ),
 }
 
 if __name__ == "__main__":

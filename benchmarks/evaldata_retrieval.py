@@ -1,19 +1,9 @@
 """Small retrieval data sets of real photographs, in the layouts of the published benchmarks.
 
-    python -m benchmarks.evaldata_retrieval --photos=PHOTOS --out=DIR
-
-PHOTOS has ``grocery/`` and ``clothing/`` with train/CLASS/*.jpg and test/CLASS/*.jpg, and
-``grocery/classes.csv`` with the columns class and coarse_class. The
-photographs and their classes are real; what is made here is said at each function. Written are
-
-    retrieval/   queries/CLASS and database/CLASS: clothing
-    oxford/      groceries; the same product is easy, another one of its kind hard
-    met/         groceries as exhibits, clothing as distractors
-    copydays/    clothing; the strong copies are cut, turned, darkened and compressed here
-    amstertime/  clothing; the old picture is the new one cut, turned, grey and grainy
+Each writer takes (photos, out) and returns the path for ``dinov3 eval --data``. The photographs and
+their classes are real; what is made here is said at each function.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -24,25 +14,28 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from benchmarks.evaldata_classes import class_files
+
 EACH = 6  # images of a class and split at most: minutes on a laptop, not hours
 
 
-def write_retrieval(photos: Path, out: Path) -> None:
+def class_folders(photos: Path, out: Path) -> str:
     """Class folders of clothing: the test split searches the training split."""
     for split, name in (("test", "queries"), ("train", "database")):
-        for folder, files in _classes(photos / "clothing" / split, each=4 * EACH):
-            (out / name / folder).mkdir(parents=True)
+        for folder, files in class_files(photos / "clothing" / split, each=4 * EACH):
+            (out / name / folder).mkdir(parents=True, exist_ok=True)
             for file in files:
                 shutil.copy(file, out / name / folder / file.name)
+    return str(out)
 
 
-def write_oxford(photos: Path, out: Path) -> None:
+def oxford(photos: Path, out: Path) -> str:
     """Groceries in the layout of Revisited Oxford; a query is not in the database."""
     coarse = _coarse(photos / "grocery" / "classes.csv")
-    (out / "jpg").mkdir(parents=True)
+    (out / "jpg").mkdir(parents=True, exist_ok=True)
     database, queries = [], []
     for rows, split, each in ((database, "train", EACH), (queries, "test", 1)):
-        for name, files in _classes(photos / "grocery" / split, each=each):
+        for name, files in class_files(photos / "grocery" / split, each=each):
             for file in files:
                 rows.append((f"{split}_{name}_{file.stem}", name))
                 shutil.copy(file, out / "jpg" / f"{rows[-1][0]}.jpg")
@@ -63,15 +56,16 @@ def write_oxford(photos: Path, out: Path) -> None:
         )
     lists = {"imlist": [i for i, _ in database], "qimlist": [i for i, _ in queries], "gnd": truth}
     (out / "gnd_grocery.pkl").write_bytes(pickle.dumps(lists, protocol=2))
+    return str(out)
 
 
-def write_met(photos: Path, out: Path) -> None:
+def met(photos: Path, out: Path) -> str:
     """Groceries in the layout of the Met dataset; as many queries again are of clothing."""
     lists = {"MET_database": [], "valset": [], "testset": []}
     numbers = {}
     for target, split, each in (("MET_database", "train", EACH), ("valset", "val", 1),
                                 ("testset", "test", 2)):  # fmt: skip
-        for name, files in _classes(photos / "grocery" / split, each=each):
+        for name, files in class_files(photos / "grocery" / split, each=each):
             number = numbers.setdefault(name, len(numbers))
             for file in files:
                 key = "id" if target == "MET_database" else "MET_id"
@@ -80,22 +74,23 @@ def write_met(photos: Path, out: Path) -> None:
                 )
     for target, split in (("valset", "val"), ("testset", "test")):
         count = len(lists[target])
-        others = [file for _, files in _classes(photos / "clothing" / split) for file in files]
+        others = [file for _, files in class_files(photos / "clothing" / split) for file in files]
         for file in others[:: max(1, len(others) // count)][:count]:
             lists[target].append({"path": _copy(file, out / "images", target, "other")})
     for target, entries in lists.items():
         (out / f"{target}.json").write_text(json.dumps(entries))
+    return str(out)
 
 
-def write_copydays(photos: Path, out: Path) -> None:
+def copydays(photos: Path, out: Path) -> str:
     """60 photographs and two attacked copies of each; others to learn whitening from."""
     rng = np.random.default_rng(0)
-    files = [file for _, found in _classes(photos / "clothing" / "test") for file in found]
+    files = [file for _, found in class_files(photos / "clothing" / "test") for file in found]
     others = [
-        file for _, found in _classes(photos / "clothing" / "train", each=20) for file in found
+        file for _, found in class_files(photos / "clothing" / "train", each=20) for file in found
     ]
     for folder in ("original", "strong", "others", "distractors"):
-        (out / folder).mkdir(parents=True)
+        (out / folder).mkdir(parents=True, exist_ok=True)
     for i, file in enumerate(files[:: max(1, len(files) // 60)][:60]):
         shutil.copy(file, out / "original" / f"{2000 + i}00.jpg")
         for copy in (1, 2):
@@ -104,20 +99,22 @@ def write_copydays(photos: Path, out: Path) -> None:
             made.save(out / "strong" / f"{2000 + i}{copy:02d}.jpg", quality=15)
     for i, file in enumerate(others):
         shutil.copy(file, out / ("others" if i % 2 else "distractors") / f"{i:04d}.jpg")
+    return str(out)
 
 
-def write_amstertime(photos: Path, out: Path) -> None:
+def amstertime(photos: Path, out: Path) -> str:
     """80 photographs, and each of them as an old one."""
     rng = np.random.default_rng(0)
-    files = [file for _, found in _classes(photos / "clothing" / "test") for file in found]
+    files = [file for _, found in class_files(photos / "clothing" / "test") for file in found]
     for name in ("old", "new"):
-        (out / name).mkdir(parents=True)
+        (out / name).mkdir(parents=True, exist_ok=True)
     for i, file in enumerate(files[:: max(1, len(files) // 80)][:80]):
         with Image.open(file) as image:
             image.convert("RGB").save(out / "new" / f"{i:04d}.png")
             grey = np.asarray(attack(image.convert("RGB"), rng).convert("L"), np.float64)
         grain = np.clip(grey + rng.normal(0, 12, grey.shape), 0, 255).astype(np.uint8)
         Image.fromarray(grain).save(out / "old" / f"{i:04d}.jpg", quality=60)
+    return str(out)
 
 
 def attack(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -133,33 +130,6 @@ def attack(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.open(file)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path)
-    options = parser.parse_args()
-    for name, write in WRITERS.items():
-        write(options.photos, options.out / name)
-        print(options.out / name)
-
-
-WRITERS = {
-    "retrieval": write_retrieval,
-    "oxford": write_oxford,
-    "met": write_met,
-    "copydays": write_copydays,
-    "amstertime": write_amstertime,
-}
-
-
-def _classes(folder: Path, *, each: int | None = None):
-    """(class, its files or ``each`` of them, evenly spaced), in order."""
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = sorted(place.glob("*.jpg"))
-        step = max(1, len(files) // (each or len(files) or 1))
-        yield place.name, files[::step][:each]
-
-
 def _coarse(file: Path) -> dict[str, str]:
     with file.open(newline="") as lines:
         return {row["class"]: row["coarse_class"] for row in csv.DictReader(lines)}
@@ -170,7 +140,3 @@ def _copy(file: Path, root: Path, *parts: str) -> str:
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(file, root / path)
     return str(path)
-
-
-if __name__ == "__main__":
-    main()

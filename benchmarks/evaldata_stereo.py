@@ -1,15 +1,9 @@
-"""The stereo pair of a motorcycle, with true disparity, in the layouts of correspondence data.
+"""The stereo pair of a motorcycle, with true disparity, in the layouts of dense benchmarks.
 
-    python -m benchmarks.evaldata_stereo --out=DIR
-
-The pair comes with scikit-image (Scharstein et al., GCPR 2014). Written are
-
-    matches/points.csv   400 points and where the other camera sees them
-    spair/               one pair with 20 of these keypoints
-    navi/                two views with depth and pose, from disparity and baseline
+The pair comes with scikit-image (Scharstein et al., GCPR 2014). Each writer takes (photos, out),
+the photographs unused, and returns the path for ``dinov3 eval --data``.
 """
 
-import argparse
 import csv
 import json
 from pathlib import Path
@@ -20,6 +14,17 @@ from PIL import Image
 FOCAL, BASELINE = 994.978, 193.001  # pixels, mm; of the images as scikit-image has them
 SCALE = 0.25  # of the scene in navi/, whose depth PNGs grow too coarse beyond a metre
 CENTRE, SHIFT = (311.193, 254.877), 31.086  # principal point of the left; the right's is further
+
+
+def pair() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Left and right image, uint8 [h, w, 3], and disparity of the left [h, w], inf unknown."""
+    try:
+        from skimage.data import stereo_motorcycle
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the stereo pair comes with scikit-image; pip install -e .[evals]"
+        ) from error
+    return stereo_motorcycle()
 
 
 def visible(disparity: np.ndarray) -> np.ndarray:
@@ -38,9 +43,11 @@ def visible(disparity: np.ndarray) -> np.ndarray:
     return inside & (np.where(inside, disparity, 0) >= nearest[rows, column] - 1)
 
 
-def write_matches(left, right, disparity, out: Path, *, points: int = 400, seed: int = 0) -> None:
+def matches(photos: Path, out: Path, *, points: int = 400, seed: int = 0) -> str:
     """``points.csv`` of random visible pixels, and the two images."""
-    out.mkdir(parents=True)
+    del photos
+    left, right, disparity = pair()
+    out.mkdir(parents=True, exist_ok=True)
     Image.fromarray(left).save(out / "left.png")
     Image.fromarray(right).save(out / "right.png")
     with (out / "points.csv").open("w", newline="") as file:
@@ -48,12 +55,15 @@ def write_matches(left, right, disparity, out: Path, *, points: int = 400, seed:
         writer.writerow(["image_a", "image_b", "xa", "ya", "xb", "yb"])
         for x, y, d in _points(disparity, points, seed):
             writer.writerow(["left.png", "right.png", x + 0.5, y + 0.5, x + 0.5 - d, y + 0.5])
+    return str(out / "points.csv")
 
 
-def write_spair(left, right, disparity, out: Path, *, points: int = 20, seed: int = 0) -> None:
+def spair(photos: Path, out: Path, *, points: int = 20, seed: int = 0) -> str:
     """One pair; the box is the whole image."""
-    (out / "JPEGImages/motorbike").mkdir(parents=True)
-    (out / "PairAnnotation/test").mkdir(parents=True)
+    del photos
+    left, right, disparity = pair()
+    (out / "JPEGImages/motorbike").mkdir(parents=True, exist_ok=True)
+    (out / "PairAnnotation/test").mkdir(parents=True, exist_ok=True)
     for name, image in (("left", left), ("right", right)):
         Image.fromarray(image).save(out / f"JPEGImages/motorbike/{name}.jpg", quality=95)
     chosen = _points(disparity, points, seed)
@@ -66,18 +76,21 @@ def write_spair(left, right, disparity, out: Path, *, points: int = 20, seed: in
         "trg_bndbox": [0, 0, right.shape[1], right.shape[0]],
     }
     (out / "PairAnnotation/test/0.json").write_text(json.dumps(entry))
+    return str(out)
 
 
-def write_navi(left, right, disparity, out: Path) -> None:
+def navi(photos: Path, out: Path) -> str:
     """Two views; each image is cut so that the axis of its camera goes through the middle.
 
     depth = FOCAL BASELINE / (disparity + SHIFT) in mm, times SCALE, as for a model of that size: of
     the motorcycle, 1 cm there is 4 cm. The right camera's depth is the left's,
     moved to where it sees it; what it sees alone stays unknown.
     """
+    del photos
+    left, right, disparity = pair()
     scene = out / "motorbike/wild_set"
     for name in ("images", "depth"):
-        (scene / name).mkdir(parents=True)
+        (scene / name).mkdir(parents=True, exist_ok=True)
     h, w = disparity.shape
     known = np.isfinite(disparity)
     baseline = SCALE * BASELINE
@@ -97,25 +110,26 @@ def write_navi(left, right, disparity, out: Path) -> None:
         size = list(stored.shape)
         entries.append({"filename": f"{i:03d}.jpg", "camera": camera, "image_size": size})
     (scene / "annotations.json").write_text(json.dumps(entries))
+    return str(out)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, type=Path)
-    out = parser.parse_args().out
-    from skimage.data import stereo_motorcycle
-
-    pair = stereo_motorcycle()
-    for name, write in (("matches", write_matches), ("spair", write_spair), ("navi", write_navi)):
-        write(*pair, out / name)
-        print(out / name)
+def depth(photos: Path, out: Path) -> str:
+    """The left image, its left half to train and its right half to test, and its metres: FOCAL
+    BASELINE / (disparity + SHIFT), stored in millimetres, 0 where the disparity is unknown."""
+    del photos
+    image, _, disparity = pair()
+    known = np.isfinite(disparity)
+    far = FOCAL * BASELINE / (np.where(known, disparity, 0) + SHIFT)
+    stored = np.where(known, np.round(far), 0).astype(np.uint16)
+    middle = image.shape[1] // 2
+    for split, columns in (("train", slice(0, middle)), ("test", slice(middle, None))):
+        for kind, pixels in (("images", image), ("depth", stored)):
+            (out / kind / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[:, columns]).save(out / kind / split / "motorcycle.png")
+    return str(out)
 
 
 def _points(disparity, count, seed) -> list[tuple[int, int, float]]:
     y, x = np.nonzero(visible(disparity))
     chosen = np.random.default_rng(seed).choice(len(x), min(count, len(x)), replace=False)
     return [(int(x[i]), int(y[i]), float(disparity[y[i], x[i]])) for i in chosen]
-
-
-if __name__ == "__main__":
-    main()

@@ -27,14 +27,14 @@ def photos(tmp_path_factory):
 
 
 def test_class_folders(photos, tmp_path):
-    evaldata.write_retrieval(photos, tmp_path)
+    evaldata.class_folders(photos, tmp_path)
     data = open_retrieval(str(tmp_path))
     assert len(data.queries) == len(data.database) == 6
     assert all(len(rows) == 3 for rows in data.positives)
 
 
 def test_easy_is_the_product_and_hard_its_kind(photos, tmp_path):
-    evaldata.write_oxford(photos, tmp_path)
+    evaldata.oxford(photos, tmp_path)
     data = open_revisited(str(tmp_path))
     assert [len(rows) for rows in data.easy] == [3, 3, 3]
     assert [len(rows) for rows in data.hard] == [3, 3, 0]
@@ -42,7 +42,7 @@ def test_easy_is_the_product_and_hard_its_kind(photos, tmp_path):
 
 
 def test_half_of_the_queries_are_distractors(photos, tmp_path):
-    evaldata.write_met(photos, tmp_path)
+    evaldata.met(photos, tmp_path)
     data = open_met(str(tmp_path), database="MET_database.json")
     assert len(data.database.labels) == 9
     for split, known in ((data.val, 3), (data.test, 6)):
@@ -51,11 +51,11 @@ def test_half_of_the_queries_are_distractors(photos, tmp_path):
 
 
 def test_copies_and_old_pictures(photos, tmp_path):
-    evaldata.write_copydays(photos, tmp_path / "copydays")
+    evaldata.copydays(photos, tmp_path / "copydays")
     data = open_copydays(str(tmp_path / "copydays"))
     assert (len(data.originals), len(data.strong)) == (6, 12)
     assert data.strong[0].shape == (14, 19, 3)  # .7 of both sides
-    evaldata.write_amstertime(photos, tmp_path / "amstertime")
+    evaldata.amstertime(photos, tmp_path / "amstertime")
     assert len(open_amstertime(str(tmp_path / "amstertime")).old) == 6
     with Image.open(tmp_path / "amstertime/old/0000.jpg") as old:
         assert old.mode == "L"

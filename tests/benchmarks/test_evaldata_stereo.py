@@ -4,22 +4,11 @@ import numpy as np
 import pytest
 
 from benchmarks import evaldata_stereo as evaldata
+from dinov3_jax.data.benchmarks.depth import open_depth
 from dinov3_jax.data.benchmarks.matches import open_matches
 from dinov3_jax.data.benchmarks.navi import open_navi
 from dinov3_jax.data.benchmarks.spair import open_spair
 from dinov3_jax.evals.correspondence.geometry import move, unproject
-from tests.features.models import images
-
-H, W = 500, 741
-
-
-@pytest.fixture(scope="module")
-def pair():
-    """A wall of disparity 20 with a board of 40 before it, and a hole without a known one."""
-    disparity = np.full((H, W), 20.0)
-    disparity[200:300, 300:400] = 40.0
-    disparity[:50, :50] = np.inf
-    return *images(2, H, W), disparity
 
 
 def test_what_the_board_covers_and_what_is_out_of_sight_is_hidden(pair):
@@ -33,18 +22,18 @@ def test_what_the_board_covers_and_what_is_out_of_sight_is_hidden(pair):
 
 
 def test_points_and_keypoints(pair, tmp_path):
-    evaldata.write_matches(*pair, tmp_path / "matches", points=50)
+    evaldata.matches(tmp_path, tmp_path / "matches", points=50)
     (found,) = open_matches(str(tmp_path / "matches/points.csv"))
     shift = found.points_a - found.points_b
     assert set(np.unique(shift[:, 0])) <= {20.0, 40.0}
     assert not shift[:, 1].any()
-    evaldata.write_spair(*pair, tmp_path / "spair", points=7)
+    evaldata.spair(tmp_path, tmp_path / "spair", points=7)
     (keypoints,) = open_spair(str(tmp_path / "spair"), split="test").pairs
     assert keypoints.points_a.shape == (7, 2)
 
 
 def test_the_known_pose_takes_points_to_their_partners(pair, tmp_path):
-    evaldata.write_navi(*pair, tmp_path)
+    evaldata.navi(tmp_path, tmp_path)
     a, b = open_navi(str(tmp_path), scenes="wild_set")["motorbike/wild_set"]
     x, y = 250, 100  # of the wall, in the left image cut to 622 columns, from row 10 on
     here = unproject(a.depth(), np.array([y]), np.array([x]), focal=a.focal)[0]
@@ -53,3 +42,14 @@ def test_the_known_pose_takes_points_to_their_partners(pair, tmp_path):
     # Half a millimetre: principal points are rounded to pixels when cutting, depth to 16 bits.
     np.testing.assert_allclose(move(here, a, b), there, atol=5e-4)
     assert here[0, 2] == pytest.approx(0.25 * 994.978 * 0.193001 / (20 + 31.086), rel=2e-3)
+
+
+def test_the_depth_of_the_wall_and_of_the_board(pair, tmp_path):
+    train, test = open_depth(evaldata.depth(tmp_path, tmp_path))
+    (image, left), (_, right) = train[0], test[0]
+    np.testing.assert_array_equal(image, pair[0][:, :370])
+    metres = np.concatenate((left, right), axis=1)
+    far = 994.978 * 0.193001 / (np.array([20, 40]) + 31.086)
+    # Stored in millimetres.
+    np.testing.assert_allclose((metres[100, 500], metres[250, 350]), far, atol=6e-4)
+    np.testing.assert_array_equal(metres == 0, np.isinf(pair[2]))

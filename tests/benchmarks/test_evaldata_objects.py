@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from benchmarks import evaldata_track as evaldata
+from benchmarks import evaldata_objects as evaldata
 from dinov3_jax.data.benchmarks.boxes import open_boxes
 from dinov3_jax.data.benchmarks.foreground import open_foreground
 from dinov3_jax.data.benchmarks.video import open_clips

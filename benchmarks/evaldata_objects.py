@@ -20,18 +20,18 @@ RADII = (36, 64)  # of an ellipse
 DRIFT = 3  # pixels that an object moves a frame at most, along each axis
 
 
-def clips(photos: Path, out: Path, *, count: int = 6, frames: int = 16, seed: int = 0) -> str:
-    """For ``davis``: out/clips/CLIP/frames/*.png and masks/*.png, two objects over a photograph.
+def clips(photos: Path, out: Path, *, count: int = 4, frames: int = 12, seed: int = 0) -> str:
+    """For ``davis``: out/CLIP/frames/*.png and masks/*.png, two objects over a photograph.
 
     The background drifts too, as under a hand-held camera. The second object lies above the first.
     """
-    rng, source, out = np.random.default_rng(seed), open_images(str(photos)), out / "clips"
+    rng, source = np.random.default_rng(seed), open_images(str(photos))
     for clip in range(count):
         behind = _photo(source, rng, SIDE + 32)
         objects = [(_photo(source, rng, SIDE), *_ellipse(rng)) for _ in range(2)]
         starts, speeds = rng.uniform(0.3, 0.7, (2, 2)) * SIDE, rng.uniform(-DRIFT, DRIFT, (2, 2))
         for folder in ("frames", "masks"):
-            (out / f"{clip:03d}" / folder).mkdir(parents=True)
+            (out / f"{clip:03d}" / folder).mkdir(parents=True, exist_ok=True)
         for i in range(frames):
             y, x = (round(16 + 12 * np.sin(i / 5 + phase)) for phase in (0, 1))
             frame = behind[y : y + SIDE, x : x + SIDE].copy()
@@ -44,10 +44,9 @@ def clips(photos: Path, out: Path, *, count: int = 6, frames: int = 16, seed: in
     return str(out)
 
 
-def boxes(photos: Path, out: Path, *, count: int = 48, seed: int = 1) -> str:
-    """For ``tokencut``: an object on each of out/boxes/images/*.png, its box in boxes.csv."""
-    out = out / "boxes"
-    (out / "images").mkdir(parents=True)
+def boxes(photos: Path, out: Path, *, count: int = 32, seed: int = 1) -> str:
+    """For ``tokencut``: an object on each of out/images/*.png, its box in boxes.csv."""
+    (out / "images").mkdir(parents=True, exist_ok=True)
     lines = [",".join(COLUMNS)]
     for i, (image, mask) in enumerate(_pasted(photos, count, seed)):
         Image.fromarray(image).save(out / f"images/{i:03d}.png")
@@ -58,12 +57,11 @@ def boxes(photos: Path, out: Path, *, count: int = 48, seed: int = 1) -> str:
     return str(out)
 
 
-def masks(photos: Path, out: Path, *, count: int = 48, seed: int = 1) -> str:
-    """For ``attention`` and ``foreground``: out/masks/images/*.png and masks/*.png, 255 on the
+def masks(photos: Path, out: Path, *, count: int = 32, seed: int = 1) -> str:
+    """For ``attention`` and ``foreground``: out/images/*.png and out/masks/*.png, 255 on the
     object of each; the images of ``boxes``."""
-    out = out / "masks"
     for folder in ("images", "masks"):
-        (out / folder).mkdir(parents=True)
+        (out / folder).mkdir(parents=True, exist_ok=True)
     for i, (image, mask) in enumerate(_pasted(photos, count, seed)):
         Image.fromarray(image).save(out / f"images/{i:03d}.png")
         Image.fromarray(255 * mask).save(out / f"masks/{i:03d}.png")
