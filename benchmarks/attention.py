@@ -69,7 +69,7 @@ def layer(chip, implementation, T, A, C, sequences):
 
 
 def kernel(chip, T, A, C, sequences):
-    queries, heads = attention_tpu._blocks(T, A, C)
+    queries, heads, _ = attention_tpu._blocks(T, A, C, 2)
     programs = sequences * A // heads * -(-T // queries)
     qkv = jax.ShapeDtypeStruct((sequences, T, 3, A, C), "bfloat16")
     sin = jax.ShapeDtypeStruct((2, T - PREFIX, C), "float32")

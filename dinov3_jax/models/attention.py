@@ -9,12 +9,21 @@ import jax.numpy as jnp
 from dinov3_jax.models import attention_tpu, rope
 
 
-def attention(qkv: jax.Array, sin: jax.Array, cos: jax.Array, *, implementation: str) -> jax.Array:
+def attention(
+    qkv: jax.Array,
+    sin: jax.Array,
+    cos: jax.Array,
+    *,
+    implementation: str,
+    tokens: int | None = None,
+) -> jax.Array:
     """softmax(q' k'ᵀ / √C) v with q', k' turned by RoPE (``rope.rotate``), the last N tokens of T.
 
     qkv [n, T, 3, A, C]: q, k and v -> [n, T, A, C] in their dtype; sin, cos [S, N, C], one row of S
     for each n/S neighbouring sequences. Scores and softmax are float32, probabilities and what RoPE
-    turned are rounded to the dtype of v.
+    turned are rounded to the dtype of v. With ``tokens`` only so many of T are tokens, and the rest
+    is padding: no token sees it, what is written there means nothing, and if its part of dout is 0,
+    so is that of the gradient.
 
     ``implementation``
       "xla"     ``jax.nn.dot_product_attention``: any platform, dtype and shape; on a CPU the same
@@ -30,11 +39,15 @@ def attention(qkv: jax.Array, sin: jax.Array, cos: jax.Array, *, implementation:
     if implementation == "auto":
         implementation = choose(qkv)
     if implementation == "pallas":
-        return attention_tpu.attention(qkv, sin, cos)
+        return attention_tpu.attention(qkv, sin, cos, tokens=tokens or qkv.shape[1])
     if implementation not in ("xla", "cudnn"):
         raise ValueError(
             f"attention implementation {implementation!r}, wanted 'auto', 'xla', 'cudnn', 'pallas'"
         )
+    if tokens is not None:
+        padding = ((0, 0), (0, qkv.shape[1] - tokens), (0, 0), (0, 0))
+        qkv = qkv[:, :tokens]
+        return jnp.pad(attention(qkv, sin, cos, implementation=implementation), padding)
     q, k, v = _split(qkv)
     groups, sincos = (len(sin), -1, *q.shape[1:]), (sin[:, None, :, None], cos[:, None, :, None])
     q, k = (rope.rotate(x.reshape(groups), *sincos).reshape(x.shape) for x in (q, k))

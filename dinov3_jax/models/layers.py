@@ -75,6 +75,15 @@ def dense(
     return out if gamma is None else out * gamma.astype(x.dtype)
 
 
+def written(x: jax.Array) -> jax.Array:
+    """x, which on a TPU is in memory before anything reads it.
+
+    Without that the TPU compiler computes a hidden layer inside of the product that reads it, once
+    for each tile of that product (docs/design/0004-scale.md).
+    """
+    return jax.lax.optimization_barrier(x) if platform() == "tpu" else x
+
+
 def norm(config: CompleteVitConfig, rngs: nnx.Rngs) -> nnx.Module:
     """LayerNorm or RMSNorm over D: statistics in float32, result in the compute dtype."""
     if config.norm == "rmsnorm":
@@ -122,9 +131,16 @@ class Attention(nnx.Module):
         self.proj = linear(dim, dim, bias=config.proj_bias, dtype=config.dtype, rngs=rngs)
 
     def __call__(
-        self, x: jax.Array, sincos: tuple[jax.Array, jax.Array], gamma: jax.Array | None = None
+        self,
+        x: jax.Array,
+        sincos: tuple[jax.Array, jax.Array],
+        gamma: jax.Array | None = None,
+        tokens: int | None = None,
     ) -> jax.Array:
-        """x [..., T, D], sin and cos broadcastable to [..., N, 1, C] -> [..., T, D], ∘ gamma."""
+        """x [..., T, D], sin and cos broadcastable to [..., N, 1, C] -> [..., T, D], ∘ gamma.
+
+        ``tokens``: how many of T are not padding (``attention``); all of them if None.
+        """
         dim = x.shape[-1]
         qkv = product(x, self.qkv.kernel[...], fp8=self.fp8)
         if self.qkv.bias is not None:
@@ -135,7 +151,7 @@ class Attention(nnx.Module):
         qkv = checkpoint_name(qkv, "qkv")
         qkv = qkv.reshape(-1, x.shape[-2], 3, self.heads, dim // self.heads)  # [n, T, 3, A, C]
         sin, cos = (t.reshape(-1, t.shape[-3], t.shape[-1]) for t in sincos)  # [S, N, C]
-        out = attention(qkv, sin, cos, implementation=self.implementation)
+        out = attention(qkv, sin, cos, implementation=self.implementation, tokens=tokens)
         out = checkpoint_name(out.reshape(x.shape), "attention")
         return checkpoint_name(dense(self.proj, out, fp8=self.fp8, gamma=gamma), "proj")
 
@@ -150,7 +166,7 @@ class Mlp(nnx.Module):
         self.fc2 = linear(hidden, config.embed_dim, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, gamma: jax.Array | None = None) -> jax.Array:
-        hidden = checkpoint_name(dense(self.fc1, x, fp8=self.fp8), "fc1")
+        hidden = written(checkpoint_name(dense(self.fc1, x, fp8=self.fp8), "fc1"))
         hidden = jax.nn.gelu(hidden, approximate=False)
         return dense(self.fc2, hidden, fp8=self.fp8, gamma=gamma)
 
@@ -167,7 +183,7 @@ class SwiGlu(nnx.Module):
 
     def __call__(self, x: jax.Array, gamma: jax.Array | None = None) -> jax.Array:
         gate, value = (
-            checkpoint_name(dense(layer, x, fp8=self.fp8), "fc1")
+            written(checkpoint_name(dense(layer, x, fp8=self.fp8), "fc1"))
             for layer in (self.gate, self.value)
         )
         return dense(self.out, jax.nn.silu(gate) * value, fp8=self.fp8, gamma=gamma)

@@ -16,6 +16,7 @@ from dinov3_jax.config import CompleteVitConfig
 from dinov3_jax.distributed.fsdp import gather_layer
 from dinov3_jax.distributed.sharding import shard_batch
 from dinov3_jax.models import layers, remat, rope
+from dinov3_jax.models.attention import platform
 from dinov3_jax.models.block import Block
 from dinov3_jax.types import Features, Params
 
@@ -145,13 +146,17 @@ class VisionTransformer(nnx.Module):
         graph, params = nnx.split(self.blocks)
         params = jax.tree.map(lambda p: p[start:stop], nnx.to_pure_dict(params))
         layout = None if layout is None else layout["blocks"]
+        padded = [_whole_registers(x) for x in tokens]
+        # None where nothing was added: any T, also one that an export leaves open
+        lengths = [None if p is x else x.shape[2] for p, x in zip(padded, tokens)]
+        tokens = tuple(padded)
 
         def body(tokens, layer):
             index, params = layer
             params = gather_layer(params, layout, dtype=self.config.dtype)
             block = nnx.merge(graph, params)
             out = []
-            for i, (x, grid) in enumerate(zip(tokens, grids)):
+            for i, (x, grid, length) in enumerate(zip(tokens, grids, lengths)):
                 drop_keys = rope_keys = None
                 if keys is not None:
                     drop_keys, rope_keys = _layer_keys(keys, index, crop=i)
@@ -159,7 +164,7 @@ class VisionTransformer(nnx.Module):
                 # Without this constraint FSDP compiles to accidental tensor parallelism: the
                 # partitioner shards D like the weights and all-reduces every activation.
                 x = shard_batch(x)
-                out.append(shard_batch(block(x, sincos, drop_keys)))
+                out.append(shard_batch(block(x, sincos, drop_keys, length)))
             return tuple(out), None
 
         def scan(tokens, first, last, policy):
@@ -171,7 +176,9 @@ class VisionTransformer(nnx.Module):
         border = min(max(self.config.remat_blocks, start), stop)
         if border > start:
             tokens = scan(tokens, start, border, "full")
-        return scan(tokens, border, stop, self.config.remat) if border < stop else tokens
+        if border < stop:
+            tokens = scan(tokens, border, stop, self.config.remat)
+        return tuple(x[:, :, :length] for x, length in zip(tokens, lengths))
 
     def sincos(self, grid: tuple[int, int], keys: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """sin, cos [S or 1, 1, N, 1, C] in the RoPE dtype; ``keys`` as in ``forward``."""
@@ -203,6 +210,16 @@ class VisionTransformer(nnx.Module):
                 head = self.norm(head)
             patches = self.norm(patches)
         return Features(head[:, 0], head[:, 1:], patches, x)
+
+
+def _whole_registers(x):
+    """[S, b, T, D] -> T a multiple of the 8 rows of a TPU's register, on TPUs.
+
+    They are in memory anyway; as a part of the array they let matmuls see tokens of all sequences
+    as rows of one matrix.
+    """
+    rows = -x.shape[2] % 8 if platform() == "tpu" else 0
+    return jnp.pad(x, ((0, 0), (0, 0), (0, rows), (0, 0))) if rows else x
 
 
 def rope_periods(config: CompleteVitConfig) -> jax.Array:

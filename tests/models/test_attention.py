@@ -89,9 +89,30 @@ def test_long_sequences_go_by_blocks_of_queries(T, monkeypatch):
     """The last block of 37 = 2 x 16 + 5 reads undefined rows, which must reach nothing."""
     args = draw(2, T, 2, 8, groups=2, prefix=5)
     monkeypatch.setattr(attention_tpu, "_SCORES", 2 * 16 * T)
-    assert attention_tpu._blocks(T, 2, 8) == (16, 2)
+    assert attention_tpu._blocks(T, 2, 8, 4) == (16, 2, 1)
     for got, wanted in zip(with_gradients("pallas")(*args), with_gradients("xla")(*args)):
         np.testing.assert_allclose(got, wanted, atol=5e-6)  # as above
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(("T", "scores"), [(40, 2**20), (48, 2 * 16 * 48)])
+@pytest.mark.parametrize("implementation", ["pallas", "xla"])
+def test_padding_is_seen_by_no_token(implementation, T, scores, monkeypatch):
+    """37 tokens of T, in one block of queries and in several; the padding holds huge numbers."""
+    monkeypatch.setattr(attention_tpu, "_SCORES", scores)
+    q, k, v, sin, cos, dout = draw(2, 37, 2, 8, groups=2, prefix=5)
+    pad = lambda x, value: jnp.pad(x, ((0, 0), (0, T - 37), (0, 0), (0, 0)), constant_values=value)  # noqa: E731
+    padded = [pad(x, 1e3) for x in (q, k, v)]
+
+    def call(*qkv):
+        return attention(jnp.stack(qkv, 2), sin, cos, implementation=implementation, tokens=37)
+
+    out, vjp = jax.vjp(call, *padded)
+    wanted = with_gradients("xla")(q, k, v, sin, cos, dout)
+    for got, want in zip((out, *vjp(pad(dout, 0.0))), wanted):
+        np.testing.assert_allclose(got[:, :37], want, atol=5e-6)  # as above
+    for gradient in vjp(pad(dout, 0.0)):
+        np.testing.assert_array_equal(gradient[:, 37:], 0.0)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -108,18 +129,19 @@ def test_huge_scores_overflow_nothing():
 @pytest.mark.parametrize(
     ("shape", "blocks"),
     [
-        ((261, 32, 128), (261, 4)),
-        ((54, 32, 128), (54, 4)),
-        ((201, 16, 64), (201, 4)),
-        ((201, 6, 64), (201, 2)),
-        ((201, 3, 64), (201, 3)),  # no whole number of registers: all heads
-        ((1029, 32, 128), (528, 1)),
-        ((2309, 16, 64), (224, 2)),
-        ((5189, 32, 128), (208, 1)),
+        ((264, 32, 128), (264, 4, 8)),  # all heads of a sequence in one program
+        ((56, 32, 128), (56, 4, 8)),
+        ((264, 64, 128), (264, 4, 1)),  # they do not fit into VMEM
+        ((208, 16, 64), (208, 4, 1)),  # heads begin in the middle of a register: no loop
+        ((208, 6, 64), (208, 2, 1)),
+        ((208, 3, 64), (208, 3, 1)),  # no whole number of registers: all heads
+        ((1032, 32, 128), (528, 1, 1)),
+        ((2312, 16, 64), (224, 2, 1)),
+        ((5192, 32, 128), (208, 1, 1)),
     ],
 )
 def test_blocks(shape, blocks):
-    assert attention_tpu._blocks(*shape) == blocks
+    assert attention_tpu._blocks(*shape, 2) == blocks
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -73,10 +73,11 @@ def test_without_layerscale():
     np.testing.assert_allclose(run(block), wanted, atol=1e-5)  # as above
 
 
+@pytest.mark.parametrize("layerscale", [0.5, None])
 @pytest.mark.parametrize("silent", ["attention", "ffn"])
-def test_stochastic_depth_changes_exactly_n_samples_of_each_group(silent):
+def test_stochastic_depth_changes_exactly_n_samples_of_each_group(silent, layerscale):
     """n = int(8 · 0.6) = 4, times b/n = 2."""
-    block = make(silent=(silent,), drop_path=0.4)
+    block = make(silent=(silent,), drop_path=0.4, layerscale=layerscale)
     for seed in range(5):
         rows = changed(block, seed)
         np.testing.assert_array_equal(rows.sum(axis=1), 4)

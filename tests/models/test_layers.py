@@ -139,6 +139,24 @@ def test_masked_k_bias_changes_nothing():
     assert np.abs(module(x, sincos) - before).max() > 0.1
 
 
+@pytest.mark.parametrize(("kind", "layers_written"), [("Mlp", 1), ("SwiGlu", 2)])
+def test_on_a_tpu_hidden_layers_are_written_and_nothing_else_changes(
+    kind, layers_written, monkeypatch
+):
+    module = build(lambda rngs: getattr(layers, kind)(student(ffn_ratio=6.0), rngs=rngs))
+    graph, params = nnx.split(module)
+    x = jnp.asarray(det(5, 16))
+    loss = lambda params: jnp.sin(nnx.merge(graph, params)(x)).sum()  # noqa: E731
+    wanted = jax.value_and_grad(loss)(params)
+    assert "optimization_barrier" not in str(jax.make_jaxpr(loss)(params))
+    monkeypatch.setattr(layers, "platform", lambda: "tpu")
+    traced = str(jax.make_jaxpr(lambda p: loss(p))(params))  # a new function: nothing from a cache
+    assert traced.count("optimization_barrier") == layers_written
+    got = jax.value_and_grad(loss)(params)
+    # float32; on a TPU the biases' gradients are products.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, wanted)
+
+
 def test_biases_can_be_left_out():
     attention = layers.Attention(student(qkv_bias=False, proj_bias=False), rngs=nnx.Rngs(0))
     assert jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(attention))) == {

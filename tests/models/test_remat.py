@@ -33,3 +33,16 @@ def test_policies_keep_what_they_say():
     assert kept("qkv") == {(2, 3)}
     assert {(2, 3), (2, 5)} <= kept("dots")
     assert {(2, 3), (2, 5)} <= kept("none")
+
+
+def test_names_keep_the_sums_of_norms_too():
+    """Not what lies between them: the backward pass has x."""
+
+    def norm(x):
+        centred = x - x.mean(1, keepdims=True)
+        return (centred / jnp.sqrt((centred**2).mean(1, keepdims=True))).sum(1) * x[:, 0]
+
+    _, pullback = jax.vjp(remat.checkpoint(norm, "qkv"), jnp.ones((2, 4)))
+    assert sorted(x.shape for x in jax.tree.leaves(pullback) if x.shape) == [(2,)] * 3 + [(2, 4)]
+    _, pullback = jax.vjp(remat.checkpoint(norm, "full"), jnp.ones((2, 4)))
+    assert [x.shape for x in jax.tree.leaves(pullback) if x.shape] == [(2, 4)]

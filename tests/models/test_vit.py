@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dinov3_jax.models import vit
 from dinov3_jax.models.block import Block
 from dinov3_jax.models.vit import VisionTransformer
 from tests.models.modules import build, student
@@ -165,6 +166,26 @@ def test_scan_equals_a_loop_over_blocks(model):
         assert isinstance(block, Block)
         x = block(x, sincos, None)
     assert_close(model(IMAGES).prenorm, x[:, 0])
+
+
+def test_on_a_tpu_tokens_are_padded_and_nobody_sees_it(model, monkeypatch):
+    """19 and 7 tokens become 24 and 8; features and gradients stay what they were."""
+    graph, params = nnx.split(model)
+
+    def value_and_gradient():
+        def total(params):
+            out = nnx.merge(graph, params).forward((IMAGES, LOCAL), keys=GROUP_KEYS)
+            return sum(jnp.sin(3 * x).sum() for x in jax.tree.leaves(out)), out
+
+        return jax.jit(jax.grad(total, has_aux=True))(params)
+
+    wanted = value_and_gradient()
+    padded = []
+    monkeypatch.setattr(vit, "platform", lambda: padded.append("tpu") or "tpu")
+    got = value_and_gradient()
+    assert len(padded) == 2  # crop sizes
+    # atol: gradients are sums over hundreds of tokens, in another order.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), got, wanted)
 
 
 def test_the_last_intermediate_layer_is_the_output(model):
