@@ -88,7 +88,7 @@ hosts: $(VENV)/.installed  ## whole runs of several processes on this machine, k
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(RUN)
 
 bench: $(VENV)/.installed  ## step time and MFU, input pipeline, checkpoints, on the devices at hand
 	$(RUN) -m benchmarks.train

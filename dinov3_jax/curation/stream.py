@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 ROWS = 1024  # of a row tile: with 256 columns it was the fastest of those tried on a CPU
-TILES = 8  # row tiles a chunk at least: enough work between two words with the host
+TILES = 16  # row tiles a chunk at most: enough work between two words with the host
 
 
 def tile(k: int) -> int:
@@ -53,8 +53,9 @@ def chunks(name: str, points, mesh: Mesh) -> Iterator[tuple[int, int, jax.Array]
     devices. Raises ``ValueError`` at the first row that is not finite.
     """
     n, D = points.shape
-    tiles = max(TILES // mesh.size, 1)
-    m = ROWS * mesh.size * min(tiles, -(-n // (ROWS * mesh.size)))
+    tiles = -(-n // (ROWS * mesh.size))  # of each device, in all
+    count = -(-tiles // max(TILES // mesh.size, 1))
+    m = ROWS * mesh.size * -(-tiles // count)  # chunks of one size, with little filling
     sharding = NamedSharding(mesh, P(mesh.axis_names))
     for first in range(0, n, m):
 

@@ -54,7 +54,7 @@ def test_lloyd_equals_numpy_in_float64():
 
 @pytest.mark.parametrize("k", [3, 300])  # fewer clusters than devices; tiles on two of them
 def test_one_and_eight_devices_agree_to_the_bit(k):
-    points = blobs(n=9001)  # more than one chunk, the last one filled up
+    points = blobs(n=17_001)  # more than one chunk, the last one filled up
     one = kmeans(points, k, mesh=mesh_of(1), seed=0, rounds=3, iterations=3)
     eight = kmeans(points, k, mesh=mesh_of(8), seed=0, rounds=3, iterations=3)
     for a, b in zip(one, eight):

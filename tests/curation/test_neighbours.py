@@ -27,7 +27,7 @@ def test_agrees_with_scikit_learn(q, n, k):
 
 
 def test_one_and_eight_devices_agree_to_the_bit():
-    queries, pool = random_set(n=9001)  # two chunks, the last one filled up
+    queries, pool = random_set(n=17_001)  # two chunks, the last one filled up
     for one, eight in zip(
         nearest(queries, pool, 7, mesh=mesh_of(1)), nearest(queries, pool, 7, mesh=mesh_of(8))
     ):
@@ -37,11 +37,12 @@ def test_one_and_eight_devices_agree_to_the_bit():
 @pytest.mark.parametrize("devices", [1, 8])
 def test_among_equals_the_lower_row_is_first(devices):
     queries, pool = random_set(n=2500)
-    index, cosine = nearest(queries, np.concatenate([pool, pool]), 6, mesh=mesh_of(devices))
+    copies = 8  # two chunks: a device holds rows from before and behind those of another
+    index, cosine = nearest(queries, np.tile(pool, (copies, 1)), 20, mesh=mesh_of(devices))
     once, expected = nearest(queries, pool, 3, mesh=mesh_of(devices))
-    np.testing.assert_array_equal(index[:, ::2], once)
-    np.testing.assert_array_equal(index[:, 1::2], once + 2500)
-    np.testing.assert_array_equal(cosine, np.repeat(expected, 2, axis=1))
+    rows = (once[:, :, None] + 2500 * np.arange(copies)).reshape(len(queries), -1)
+    np.testing.assert_array_equal(index, rows[:, :20])
+    np.testing.assert_array_equal(cosine, np.repeat(expected, copies, axis=1)[:, :20])
 
 
 def test_length_does_not_count_and_zeros_are_like_nothing():
