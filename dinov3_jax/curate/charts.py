@@ -22,14 +22,15 @@ def sizes_histogram(before: np.ndarray, after: np.ndarray) -> str:
     parts = []
     for bin_ in range(len(edges) - 1):
         left = bin_ * step
-        for i, colour in enumerate(("var(--muted)", "var(--s1)")):
+        # The colours of ``.bars`` in the style sheet.
+        for i, (colour, opacity) in enumerate((("var(--muted)", 0.55), ("var(--s1)", 1))):
             count = int(counts[i][bin_])
             height = room * count / tallest
             x, width = left + step * (0.1 + 0.4 * i), 0.38 * step
             y = _HEIGHT - _FOOT - height
             parts.append(
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
-                f'fill="{colour}"/>'
+                f'fill="{colour}" opacity="{opacity}"/>'
             )
             if count:
                 parts.append(_text(x + width / 2, y - 3, str(count), size=8))

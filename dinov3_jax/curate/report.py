@@ -155,7 +155,7 @@ def _dropped(curated, source, recipe, rng):
         for i in shown
     )
     seen = "".join(
-        _figure(source, pool, int(row), "dropped")
+        _figure(source, pool, int(row), "")
         for row in rng.permutation(np.flatnonzero(dedup.seen))[:SHOWN]
     )
     unreadable = "".join(
@@ -233,6 +233,6 @@ def _spread(sizes):
 
 _LEGEND = (
     "<ul class='legend'><li><svg viewBox='0 0 22 10'><rect width='22' height='10' "
-    "fill='var(--muted)'/></svg>before</li><li><svg viewBox='0 0 22 10'><rect width='22' "
-    "height='10' fill='var(--s1)'/></svg>after</li></ul>"
+    "fill='var(--muted)' opacity='.55'/></svg>before</li><li><svg viewBox='0 0 22 10'>"
+    "<rect width='22' height='10' fill='var(--s1)'/></svg>after</li></ul>"
 )
