@@ -66,7 +66,7 @@ def measure(config: TrainConfig, workdir: epath.Path, *, rounds: int) -> list[li
     abstract = checkpoint.abstract(shapes, state_shardings(config, mesh))
     jax.block_until_ready(state)
     seconds = {"save, blocking": [], "save, background": [], "restore": []}
-    keep = CheckpointConfig(every=1, keep=1, keep_every=None)
+    keep = CheckpointConfig(every=1, keep=1, keep_every=None, local=None, local_every=1)
     with checkpoint.open_checkpoints(workdir, keep) as manager:
         for step in range(rounds + 1):
             marks = [time.perf_counter()]
