@@ -8,13 +8,11 @@ install faiss-cpu scikit-learn) is left out, and that is said.
 
 import argparse
 import functools
-import importlib.util
 from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.pairs import Make, alternate, rivals
-from benchmarks.report import heading, processor
+from benchmarks.pairs import against
 
 BATCH = 16_384  # of MiniBatchKMeans; its default of 1,024 is slower a point
 PACKAGES = {"Faiss": ("faiss", "faiss-cpu"), "MiniBatchKMeans": ("sklearn", "scikit-learn")}
@@ -29,20 +27,14 @@ def main():
     parser.add_argument("--turns", type=int, default=3)
     arguments = parser.parse_args()
     sizes = {"n": arguments.points, "D": arguments.width, "k": arguments.clusters}
-    makes: dict[str, Make] = {"ours": functools.partial(make_ours, **sizes)}
-    for name, make in (("Faiss", make_faiss), ("MiniBatchKMeans", make_minibatch)):
-        if importlib.util.find_spec(PACKAGES[name][0]) is None:
-            print(f"{name} is left out: pip install {PACKAGES[name][1]} to compare with it.")
-        else:
-            makes[name] = functools.partial(make, **sizes)
-    timings = alternate(makes, threads=arguments.threads, rounds=arguments.turns)
-    packages = [PACKAGES[name][1] for name in makes if name in PACKAGES]
-    print(heading(processor(), "jax", *packages))
-    print(
-        f"{arguments.points:,} points x {arguments.width}, k = {arguments.clusters:,}, "
-        f"{arguments.threads} threads, {arguments.turns} turns\n"
+    makes = {"ours": make_ours, "Faiss": make_faiss, "MiniBatchKMeans": make_minibatch}
+    against(
+        {name: functools.partial(make, **sizes) for name, make in makes.items()},
+        PACKAGES,
+        what="{n:,} points x {D}, k = {k:,}".format_map(sizes),
+        threads=arguments.threads,
+        turns=arguments.turns,
     )
-    print(rivals(timings))
 
 
 def draw(n: int, D: int, k: int) -> tuple[np.ndarray, np.ndarray]:

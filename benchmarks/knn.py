@@ -7,13 +7,11 @@ install faiss-cpu scikit-learn) is left out, and that is said.
 
 import argparse
 import functools
-import importlib.util
 from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.pairs import Make, alternate, rivals
-from benchmarks.report import heading, processor
+from benchmarks.pairs import against
 
 PACKAGES = {"Faiss": ("faiss", "faiss-cpu"), "scikit-learn": ("sklearn", "scikit-learn")}
 
@@ -33,20 +31,14 @@ def main():
         "D": arguments.width,
         "k": arguments.neighbours,
     }
-    makes: dict[str, Make] = {"ours": functools.partial(make_ours, **sizes)}
-    for name, make in (("Faiss", make_faiss), ("scikit-learn", make_sklearn)):
-        if importlib.util.find_spec(PACKAGES[name][0]) is None:
-            print(f"{name} is left out: pip install {PACKAGES[name][1]} to compare with it.")
-        else:
-            makes[name] = functools.partial(make, **sizes)
-    timings = alternate(makes, threads=arguments.threads, rounds=arguments.turns)
-    packages = [PACKAGES[name][1] for name in makes if name in PACKAGES]
-    print(heading(processor(), "jax", *packages))
-    print(
-        f"{arguments.queries:,} queries x {arguments.bank:,} x {arguments.width}, "
-        f"k = {arguments.neighbours}, {arguments.threads} threads, {arguments.turns} turns\n"
+    makes = {"ours": make_ours, "Faiss": make_faiss, "scikit-learn": make_sklearn}
+    against(
+        {name: functools.partial(make, **sizes) for name, make in makes.items()},
+        PACKAGES,
+        what="{q:,} queries x {m:,} x {D}, k = {k}".format_map(sizes),
+        threads=arguments.threads,
+        turns=arguments.turns,
     )
-    print(rivals(timings))
 
 
 def draw(*, m: int, q: int, D: int, k: int) -> tuple[np.ndarray, np.ndarray]:

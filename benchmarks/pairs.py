@@ -1,5 +1,6 @@
 """Two programs in turns, each in its own process: on a busy machine only their ratio counts."""
 
+import importlib.util
 import multiprocessing
 import os
 import statistics
@@ -86,6 +87,28 @@ def ratios(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     """Median, smallest and largest of the quotients of steps in the same turn."""
     each = [a / b for a, b in zip(slow, fast, strict=True)]
     return statistics.median(each), min(each), max(each)
+
+
+def against(
+    makes: dict[str, Make],
+    packages: Mapping[str, tuple[str, str]],
+    *,
+    what: str,
+    threads: int,
+    turns: int,
+) -> None:
+    """Prints the table of ``rivals`` of "ours" and those of ``makes`` whose package is here.
+
+    ``packages``: name -> (module, name for pip). ``what`` is timed, for the line above the table.
+    """
+    for name, (module, pip) in packages.items():
+        if importlib.util.find_spec(module) is None:
+            print(f"{name} is left out: pip install {pip} to compare with it.")
+            del makes[name]
+    timings = alternate(makes, threads=threads, rounds=turns)
+    print(heading(processor(), "jax", *(packages[name][1] for name in makes if name in packages)))
+    print(f"{what}, {threads} threads, {turns} turns\n")
+    print(rivals(timings))
 
 
 def rivals(timings: Mapping[str, Timing]) -> str:

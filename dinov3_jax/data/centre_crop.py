@@ -1,7 +1,8 @@
 """The transform of classification benchmarks: short side to a size, then the centre."""
 
 import numpy as np
-from PIL import Image
+
+from dinov3_jax.data import bicubic
 
 
 def centre_crop(image: np.ndarray, *, resize: int, crop: int) -> np.ndarray:
@@ -15,8 +16,6 @@ def centre_crop(image: np.ndarray, *, resize: int, crop: int) -> np.ndarray:
     height, width = image.shape[:2]
     short = min(height, width)
     height, width = resize * height // short, resize * width // short
-    if image.shape[:2] != (height, width):
-        drawn = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-        image = np.asarray(drawn)
+    image = bicubic.resize(image, height, width)
     top, left = round((height - crop) / 2), round((width - crop) / 2)
     return np.ascontiguousarray(image[top : top + crop, left : left + crop])

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from dinov3_jax.data import crops
-from dinov3_jax.data.random_crop import resize
+from dinov3_jax.data.bicubic import resize
 
 
 def square(clip: np.ndarray, *, place: float, crop: int) -> np.ndarray:
@@ -37,4 +37,4 @@ def random_square(
     """
     height, width = clip.shape[1:3]
     y, x, h, w = crops.random_box(rng, height=height, width=width, scale=scale)
-    return np.stack([resize(frame[y : y + h, x : x + w], crop) for frame in clip])
+    return np.stack([resize(frame[y : y + h, x : x + w], crop, crop) for frame in clip])

@@ -1,9 +1,8 @@
 """The training augmentation of classifiers: a random box, resized, mirrored at random."""
 
 import numpy as np
-from PIL import Image
 
-from dinov3_jax.data import crops
+from dinov3_jax.data import bicubic, crops
 
 
 def random_crop(
@@ -19,11 +18,5 @@ def random_crop(
     antialiased, by Pillow, as ``data.centre_crop``.
     """
     y, x, h, w = crops.random_box(rng, height=image.shape[0], width=image.shape[1], scale=scale)
-    cut = resize(image[y : y + h, x : x + w], crop)
+    cut = bicubic.resize(image[y : y + h, x : x + w], crop, crop)
     return np.ascontiguousarray(cut[:, ::-1]) if rng.random() < 0.5 else cut
-
-
-def resize(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [h, w, 3] -> uint8 [side, side, 3], bicubic and antialiased, by Pillow."""
-    drawn = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
-    return np.asarray(drawn)

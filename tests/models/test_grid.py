@@ -1,5 +1,6 @@
 """Interpolation of patch grids."""
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -64,3 +65,22 @@ def test_antialiased_bicubic_is_pillows():
     ]
     got = resize(jnp.asarray(x), (12, 9), (4, 6), antialias=True).reshape(2, 4, 6)
     np.testing.assert_allclose(got, np.stack(wanted), atol=5 * ROUNDING)
+
+
+@pytest.mark.parametrize("size", [(20, 28), (11, 9), (5, 7)])
+def test_bicubic_is_that_of_opencv(size):
+    """OpenCV has the slope, the centres and the edges of PyTorch."""
+    grid = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)
+    wanted = cv2.resize(grid, size[::-1], interpolation=cv2.INTER_CUBIC)
+    got = resize(grid.reshape(1, 35, 3), (5, 7), size).reshape(*size, 3)
+    np.testing.assert_allclose(got, wanted, atol=2e-5)  # OpenCV is in float32
+
+
+def test_bicubic_weights_between_two_pixels():
+    weights = np.asarray(resize(jnp.eye(8)[None], (8, 1), (16, 1)))[0]  # [16, 8]
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, atol=ROUNDING)
+    # A quarter of a pixel past pixel 3, of 4 taps, by hand: t = .25, slope -.75.
+    by_hand = [-0.10546875, 0.87890625, 0.26171875, -0.03515625]
+    np.testing.assert_allclose(weights[7, 2:6], by_hand, atol=ROUNDING)
+    halves = resize(jnp.eye(2)[None], (2, 1), (1, 1))[0, 0]
+    np.testing.assert_allclose(halves, [0.5, 0.5], atol=ROUNDING)  # by symmetry

@@ -6,9 +6,10 @@ import os
 import numpy as np
 from PIL import Image
 
-from dinov3_jax.data.benchmarks.files import listed, read_lines, read_pixels
+from dinov3_jax.data.benchmarks.files import listed, read_lines
 from dinov3_jax.data.folder import SUFFIXES
 from dinov3_jax.data.record import SourceError
+from dinov3_jax.data.video import read_frame
 
 LAYOUTS = """\
   NYU       nyu_train.txt, nyu_test.txt: lines "RGB DEPTH FOCAL", paths below the folder, depth as
@@ -56,7 +57,7 @@ class DepthSet:
         Raises ``SourceError`` for a file that cannot be read or holds anything but depths, and for
         a depth of another size than its image.
         """
-        image, depth = read_pixels(self.images[index]), self._metres(self.depths[index])
+        image, depth = read_frame(self.images[index]), self._metres(self.depths[index])
         if image.shape[:2] != depth.shape:
             sizes = " and ".join(f"{h} x {w}" for h, w in (image.shape[:2], depth.shape))
             raise SourceError(

@@ -1,10 +1,7 @@
-"""Files of benchmarks: what is in a folder, lines of a list, pixels of an image, or why not."""
+"""Files of benchmarks: what is in a folder, lines of a list, or why not."""
 
 import os
 
-import numpy as np
-
-from dinov3_jax.data.decode import decode
 from dinov3_jax.data.record import SourceError
 
 
@@ -22,12 +19,3 @@ def read_lines(path: str, wanted: str) -> list[str]:
             return [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path} cannot be read ({error}); wanted {wanted}") from None
-
-
-def read_pixels(path: str) -> np.ndarray:
-    """uint8 [H, W, 3] of an image file, as ``decode`` gives them."""
-    try:
-        with open(path, "rb") as file:
-            return decode(file.read())
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read: {error}") from error

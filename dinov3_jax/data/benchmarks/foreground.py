@@ -6,6 +6,7 @@ import os
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dinov3_jax.data.benchmarks.files import read_lines
 from dinov3_jax.data.record import SourceError
 from dinov3_jax.data.video import list_frames, read_frame
 
@@ -53,8 +54,7 @@ def open_foreground(path: str, split: str) -> ForegroundImages:
         file = os.path.join(lists, f"{split}.txt")
         if not os.path.isfile(file):
             raise SourceError(f"there is no {file}; give another split, as train or val")
-        with open(file) as lines:
-            names = [line.strip() for line in lines if line.strip()]
+        names = read_lines(file, "names of images, one a line")
         images = [os.path.join(root, "JPEGImages", f"{name}.jpg") for name in names]
         masks = [os.path.join(root, "SegmentationClass", f"{name}.png") for name in names]
         for name in images + masks:

@@ -6,9 +6,10 @@ import os
 import numpy as np
 from PIL import Image
 
-from dinov3_jax.data.benchmarks.files import listed, read_lines, read_pixels
+from dinov3_jax.data.benchmarks.files import listed, read_lines
 from dinov3_jax.data.folder import SUFFIXES
 from dinov3_jax.data.record import SourceError
+from dinov3_jax.data.video import read_frame
 
 IGNORED = 255  # the label of a pixel without a class
 
@@ -53,7 +54,7 @@ class SegmentationSet:
         Raises ``SourceError`` for a file that cannot be read, a mask of another size, one of
         colours, and a label that is no class.
         """
-        image, labels = read_pixels(self.images[index]), _stored(self.masks[index])
+        image, labels = read_frame(self.images[index]), _stored(self.masks[index])
         if image.shape[:2] != labels.shape:
             sizes = " and ".join(f"{h} x {w}" for h, w in (image.shape[:2], labels.shape))
             raise SourceError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dinov3_jax.data.benchmarks.files import read_lines
 from dinov3_jax.data.record import SourceError
 from dinov3_jax.data.video import list_frames, read_frame
 
@@ -76,8 +77,7 @@ def open_clips(path: str, split: str) -> tuple[Clip, ...]:
         file = os.path.join(lists, f"{split}.txt")
         if not os.path.isfile(file):
             raise SourceError(f"there is no {file}; give another split, as train or val")
-        with open(file) as lines:
-            names = [line.strip() for line in lines if line.strip()]
+        names = read_lines(file, "names of clips, one a line")
         if not names:
             raise SourceError(f"{file} lists no clip")
         where = [os.path.join(root, kind, "480p", "{}") for kind in ("JPEGImages", "Annotations")]

@@ -18,11 +18,11 @@ from dinov3_jax.data.bicubic import resize
 from dinov3_jax.data.in_order import in_order
 from dinov3_jax.data.record import SourceError
 from dinov3_jax.evals.correspondence.geometry import angle, move, unproject
-from dinov3_jax.evals.correspondence.interpolate import bicubic
 from dinov3_jax.evals.correspondence.match import centres
 from dinov3_jax.evals.correspondence.picture import GREEN, RED, draw_matches
 from dinov3_jax.evals.evaluation import Picture, Result
 from dinov3_jax.features.extract import check_layers, check_side, extractor
+from dinov3_jax.models.grid import resize as resize_tokens
 from dinov3_jax.models.model import Model
 
 THRESHOLDS = (1, 2, 5)  # cm
@@ -155,7 +155,7 @@ def match_points(
 ) -> Matched:
     """The surest ``matches`` of the points of one view with those of another, and their errors.
 
-    Features are brought to the grid of the points by ``interpolate.bicubic``; each known point of
+    Features are brought to the grid of the points by ``models.grid.resize``; each known point of
     the first view goes to the known point of the second of highest cosine s1. ``rank`` "cosine":
     the larger s1 the surer; "ratio": the larger 1 - (1 - s1) / (1 - s2), s2 the second highest.
 
@@ -172,7 +172,9 @@ def match_points(
             "each: raise grid"
         )
     a, b = (
-        bicubic(tokens, *grid).reshape(-1, tokens.shape[-1])[kept]
+        np.asarray(resize_tokens(tokens.reshape(1, -1, tokens.shape[-1]), tokens.shape[:2], grid))[
+            0, kept
+        ]
         for tokens, kept in ((tokens_a, kept_a), (tokens_b, kept_b))
     )
     index, cosine = nearest(a, b, 2, mesh=mesh)
