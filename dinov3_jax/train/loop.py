@@ -143,7 +143,7 @@ def _run(
                     )
             for s in active:
                 s.note_save()
-                if not last:
+                if s.local is not None and not last:
                     with clock.paused():
                         s.save_locally(done)
                 if last or done == s.end or done % s.config.checkpoint.every == 0:

@@ -87,7 +87,8 @@ class Student:
 
     def save_locally(self, done: int) -> None:
         """Writes the state after ``done`` steps on this machine, if it is time for that."""
-        if self.local is None or done % self.config.checkpoint.local_every:
+        assert self.local is not None  # the loop asks
+        if done % self.config.checkpoint.local_every:
             return
         begun = time.time()
         local_saves.save(self.local, self.state, done)

@@ -242,7 +242,7 @@ def test_the_loop_moves_those_that_have_steps_left(tmp_path, monkeypatch):
             assess=lambda done: assessed.append((name, done)),
             save=lambda done: saved.append((name, done)),
             note_save=lambda: None,
-            save_locally=lambda done: None,
+            local=None,
         )
 
     def compile_steps(configs, mesh, source, arguments):
