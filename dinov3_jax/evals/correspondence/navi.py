@@ -8,6 +8,7 @@ is their error. Source: Probe3D (El Banani et al., arXiv 2404.08636); DINOv3 app
 import dataclasses
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -172,10 +173,7 @@ def match_points(
             "each: raise grid"
         )
     a, b = (
-        np.asarray(resize_tokens(tokens.reshape(1, -1, tokens.shape[-1]), tokens.shape[:2], grid))[
-            0, kept
-        ]
-        for tokens, kept in ((tokens_a, kept_a), (tokens_b, kept_b))
+        _on_points(tokens, grid)[kept] for tokens, kept in ((tokens_a, kept_a), (tokens_b, kept_b))
     )
     index, cosine = nearest(a, b, 2, mesh=mesh)
     sure = cosine[:, 0]
@@ -216,3 +214,9 @@ def _pictures(pairs, matched, settings):
         caption = f"pair {i}: {100 * share[i]:.0f} % of the matches are within 2 cm (green)"
         pictures.append(Picture(caption, drawn))
     return tuple(pictures)
+
+
+def _on_points(tokens, grid):
+    """[h, w, D] -> float32 [g * g, D]."""
+    flat = jnp.asarray(tokens).reshape(1, -1, tokens.shape[-1])
+    return np.asarray(resize_tokens(flat, tokens.shape[:2], grid))[0]
