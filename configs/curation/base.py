@@ -32,9 +32,10 @@ def get_config():
     embed.batch = 64  # images a forward
     embed.part = 8192  # images a part file: what a killed run may lose
 
-    # DINOv2's numbers, for features of a copy-detection network. For those of another model look at
-    # the pairs in the report first.
+    # DINOv2's numbers, for features of a copy-detection network. Those of another model lie closer
+    # together; whitened they spread. Look at the pairs in the report first.
     config.dedup = dedup = ml_collections.ConfigDict()
+    dedup.whiten = optional(int)  # directions in which the pool's features vary most; None: as are
     dedup.threshold = optional(float, 0.6)  # cosine above which two pool images are the same; None
     dedup.neighbours = 64  # of each image that are looked at
     dedup.against_threshold = 0.45  # cosine above which an evaluation set knows the image

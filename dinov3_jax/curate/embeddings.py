@@ -11,6 +11,7 @@ from dinov3_jax.curate.recipe import EmbedConfig
 from dinov3_jax.data.sources import Source
 from dinov3_jax.features import store
 from dinov3_jax.features.job import write_features
+from dinov3_jax.features.whitening import Whitening, whiten
 from dinov3_jax.models.model import Model
 
 
@@ -18,33 +19,42 @@ class UnitRows:
     """Rows [n, D] float32 of length 1, of arrays one after another: what ``curation`` calls points.
 
     Slices and integer arrays of rows are read (of memory maps: from disk) when they are asked for.
-    A row of zeros stays one.
+    A row of zeros stays one. With a ``whitening`` they are whitened, to length 1 again.
     """
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, arrays: list[np.ndarray], rows: np.ndarray):
+    def __init__(
+        self, arrays: list[np.ndarray], rows: np.ndarray, whitening: Whitening | None = None
+    ):
         self.arrays, self.rows = arrays, rows  # rows [n] of the arrays put together
+        self.whitening = whitening
         self._ends = np.cumsum([len(array) for array in arrays])
-        self.shape = (len(rows), arrays[0].shape[1])
+        self._width = arrays[0].shape[1]
+        self.shape = (len(rows), self._width if whitening is None else len(whitening.projection.T))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
         rows = self.rows[index]
-        found = np.empty((len(rows), self.shape[1]), np.float32)
+        found = np.empty((len(rows), self._width), np.float32)
         which = np.searchsorted(self._ends, rows, side="right")
         for part in np.unique(which).tolist():
             here = which == part
             first = self._ends[part] - len(self.arrays[part])
             found[here] = self.arrays[part][rows[here] - first]
         length = np.linalg.norm(found, axis=1, keepdims=True)
-        return found / np.where(length > 0, length, 1)
+        found /= np.where(length > 0, length, 1)
+        return found if self.whitening is None else whiten(self.whitening, found)
 
     def take(self, rows: np.ndarray) -> "UnitRows":
         """Only these rows."""
-        return UnitRows(self.arrays, self.rows[rows])
+        return UnitRows(self.arrays, self.rows[rows], self.whitening)
+
+    def whitened(self, whitening: Whitening) -> "UnitRows":
+        """The same rows, whitened."""
+        return UnitRows(self.arrays, self.rows, whitening)
 
 
 def join(sets: list[UnitRows]) -> UnitRows:

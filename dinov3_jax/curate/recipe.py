@@ -17,6 +17,7 @@ class EmbedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DedupConfig:
+    whiten: int | None
     threshold: float | None
     neighbours: int
     against_threshold: float
@@ -93,6 +94,7 @@ def check_recipe(recipe: CurationConfig, images: int, what: str) -> None:
     for name, value, least in (
         ("iterations", recipe.iterations, 1),
         ("dedup.neighbours", dedup.neighbours, 1),
+        ("dedup.whiten", 1 if dedup.whiten is None else dedup.whiten, 1),
         ("retrieve.large", retrieve.large, 0),
         ("retrieve.neighbours", retrieve.neighbours, 1),
         *((f"retrieve.neighbours_of {name}", k, 1) for name, k in retrieve.neighbours_of),

@@ -76,6 +76,7 @@ def test_keys_that_do_not_fit(change, message):
         ("retrieve", {"each": 0}, "retrieve.each is 0, wanted at least 1"),
         ("retrieve", {"neighbours_of": (("x", 0),)}, "neighbours_of x is 0, wanted at least 1"),
         ("dedup", {"threshold": 1.5}, "dedup.threshold is 1.5, wanted a cosine"),
+        ("dedup", {"whiten": 0}, "dedup.whiten is 0, wanted at least 1"),
         ("dedup", {"neighbours": 0}, "dedup.neighbours is 0, wanted at least 1"),
         ("sample", {"budget": 0}, "sample.budget is 0, but there are 100 images"),
     ],

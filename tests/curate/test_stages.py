@@ -54,6 +54,43 @@ def test_of_duplicates_the_lowest_stays_that_no_evaluation_set_knows(tmp_path):
     assert found.kept.tolist() == list(range(6))
 
 
+def test_whitened_features_tell_copies_from_images_that_lie_close(tmp_path):
+    # Features of a small model: two directions, say of colour, hide the others.
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(202, 8))
+    own[200:] = own[:2] + 0.05 * rng.normal(size=(2, 8))  # copies of 0 and 1
+    spread = np.array([10, 10, 1, 1, 1, 1, 1, 1])
+    points = (spread * own).astype(np.float32)
+    leak = (spread * (own[[5]] + 0.05)).astype(np.float32)
+
+    def found(name, whiten, threshold):
+        dedup = dataclasses.replace(
+            recipe().dedup, whiten=whiten, threshold=threshold, against_threshold=threshold
+        )
+        changed = dataclasses.replace(recipe(), dedup=dedup)
+        sets = [embedded(leak, "leak")]
+        return stages.dedup_stage(tmp_path / name, embedded(points), sets, changed, mesh=MESH)
+
+    # As they are no threshold finds both copies and nothing else.
+    plain = found("a", None, 0.97)
+    cosine = plain.points[np.arange(202)] @ plain.points[np.arange(202)].T
+    assert np.max(cosine[:200, :200] - np.eye(200)) > min(cosine[0, 200], cosine[1, 201])
+    assert len(plain.kept) < 150
+    white = found("b", 8, 0.97)
+    assert np.flatnonzero(white.seen).tolist() == [5]
+    assert np.setdiff1d(np.arange(202), white.kept).tolist() == [5, 200, 201]
+    np.testing.assert_allclose(np.linalg.norm(white.points[:3], axis=1), 1, rtol=1e-6)  # float32
+
+
+@pytest.mark.parametrize(("rows", "most"), [(60, 8), (6, 5)])
+def test_more_directions_than_there_are(tmp_path, rows, most):
+    dedup = dataclasses.replace(recipe().dedup, whiten=9)
+    changed = dataclasses.replace(recipe(), dedup=dedup)
+    pool = embedded(blobs()[0][:rows])
+    with pytest.raises(ConfigError, match=f"dedup.whiten is 9, wanted at most {most}: the feat"):
+        stages.dedup_stage(tmp_path / "a", pool, [], changed, mesh=MESH)
+
+
 def test_a_killed_clustering_goes_on_with_the_level_it_was_at(tree, tmp_path, monkeypatch):
     folder, pool = tmp_path / "c", embedded(blobs()[0])
     (folder / "level2.assignments.npy").unlink()
