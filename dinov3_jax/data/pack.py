@@ -65,7 +65,8 @@ def begin(settings: Settings, folder: str) -> list[int]:
                 + ", ".join(f"{key} {theirs.get(key)!r}, now {ours[key]!r}" for key in changed)
                 + "; take these again or another folder"
             )
-    elif os.listdir(folder):
+    # A run that was killed at this very place leaves its draft.
+    elif set(os.listdir(folder)) - {draft.name for draft in Path(folder).glob(f".{_SETTINGS}.*")}:
         raise ConfigError(f"{folder} holds something that was not packed here; take a new folder")
     else:
         with whole_file(str(file)) as draft:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -82,6 +84,23 @@ def test_a_killed_run_resumes_to_the_same_bytes(source, settings, tmp_path):
     (killed / ".00000.array_record.x.draft").write_bytes(b"half")  # of the shard under way
     (killed / "00002.array_record").write_bytes(b"without its .json")
     assert pack_all(source, settings, killed)[0] == [0, 2]
+    assert contents(killed) == contents(whole)
+
+
+def test_a_run_that_was_killed_at_its_very_start(source, settings, tmp_path):
+    """A process that is shot while it writes pack.json; another one goes on."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    pack_all(source, settings, whole)
+    code = f"""
+import os, signal
+from dinov3_jax.data import pack
+os.replace = lambda draft, path: os.kill(os.getpid(), signal.SIGKILL)
+pack.begin(pack.{settings}, {str(killed)!r})
+"""
+    died = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert [path.suffix for path in killed.iterdir()] == [".draft"]
+    assert pack_all(source, settings, killed)[0] == [0, 1, 2]
     assert contents(killed) == contents(whole)
 
 
