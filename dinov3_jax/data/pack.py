@@ -18,7 +18,7 @@ from dinov3_jax.config import ConfigError
 from dinov3_jax.data import order
 from dinov3_jax.data.record import Source, SourceError
 from dinov3_jax.data.shard_writing import shard_name, whole_file, write_manifest, write_shard_file
-from dinov3_jax.data.stored import Recode, Stored, store
+from dinov3_jax.data.stored import COLUMNS, Recode, Stored, store
 
 _SETTINGS = "pack.json"
 
@@ -80,7 +80,7 @@ def write_shard(source: Source, settings: Settings, number: int, folder: str):
     chosen = np.arange(first, min(first + settings.shard_size, settings.images))
     if settings.seed is not None:
         chosen = order.permute(chosen, size=settings.images, seed=settings.seed, epoch=0)
-    columns = {name: [] for name in ("id", "label", "height", "width", "bytes", "hash")}
+    columns = {name: [] for name in COLUMNS}
     unreadable = []
     records = _readable(source, chosen.tolist(), settings, columns, unreadable)
     entry, _ = write_shard_file(records, os.path.join(folder, shard_name(number)))

@@ -20,6 +20,7 @@ from dinov3_jax.data.decode import decode
 from dinov3_jax.data.record import Record
 
 FIELDS = {"k": "blake2b-128", "h": "px", "w": "px", "img": "bytes", "s": "id", "y": "int"}
+COLUMNS = ("id", "label", "height", "width", "bytes", "hash")  # of records, beside their shard
 _QUALITY = 90  # of images that are shrunk, where no quality is asked for
 
 

@@ -61,6 +61,17 @@ def test_what_stands_beside_a_shard(source, settings, tmp_path):
     assert found["mean"] == np.mean(heights)
 
 
+@pytest.mark.parametrize(
+    "change", [(b'"height": [', b'"height": [1'), (b'"id"', b'"ib"'), (b"}", b"")]
+)
+def test_a_changed_file_beside_a_shard_is_found_by_verify(source, settings, tmp_path, change):
+    pack_all(source, settings, tmp_path)
+    path = tmp_path / "00001.json"
+    path.write_bytes(path.read_bytes().replace(*change))
+    with pytest.raises(SourceError, match=r"00001\.json does not fit 00001\.array_record; copy it"):
+        verify_shards(str(tmp_path))
+
+
 def test_source_order_and_classes(folder, tmp_path):
     source = open_kind("folder", folder, labels="folders")
     settings = pack.Settings("folder", "folders", source.fingerprint, 11, 20, None, None, None)
