@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from dinov3_jax.config import ConfigError
 from dinov3_jax.curate import manifest, stages
 from dinov3_jax.curate.embeddings import embed, read_embedded
-from dinov3_jax.curate.recipe import CurationConfig, check_recipe
+from dinov3_jax.curate.recipe import CurationConfig, check_recipe, check_seeds
 from dinov3_jax.curate.report import Curated, write_report
 from dinov3_jax.data.record import check_ids
 from dinov3_jax.data.sources import Source
@@ -117,6 +117,7 @@ def embed_sources(
     """
     out = store.local(out)
     check_recipe(recipe, len(pool.source), "the pool")
+    check_seeds(recipe, seeds)
     claim_folder(
         out,
         "curation.json",

@@ -236,6 +236,9 @@ def test_pools_that_are_too_small(sets, tmp_path):
     message = r"recipe for 47 images \(the pool\): level 1 asks for 47 clusters of 47 inputs"
     with pytest.raises(ConfigError, match=message):
         run(sets, tmp_path / "out", levels=(level,))
+    unknown = dataclasses.replace(recipe().retrieve, neighbours_of=(("yelow", 3),))
+    with pytest.raises(ConfigError, match="speaks of yelow, but the seed sets are yellow; give"):
+        run(sets, tmp_path / "out", retrieve=unknown)
     assert not (tmp_path / "out").exists()  # known before anything is computed
     message = r"sample.budget is 45, but there are 42 images \(the pool without duplicates\)"
     with pytest.raises(ConfigError, match=message):
