@@ -16,7 +16,7 @@ import numpy as np
 
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data import order
-from dinov3_jax.data.record import Source, SourceError
+from dinov3_jax.data.record import Source, SourceError, read
 from dinov3_jax.data.shard_writing import shard_name, whole_file, write_manifest, write_shard_file
 from dinov3_jax.data.stored import COLUMNS, Recode, Stored, store
 
@@ -121,10 +121,10 @@ def _readable(
     for index in chosen:
         name = f"record {index}"
         try:
-            record = source[index]
+            record = read(source, index)
             name = record.id
             stored = store(record, recode)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             unreadable.append({"id": name, "error": str(error)})
             continue
         row = (name, *stored[1:6])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import signal
 import subprocess
 import sys
@@ -132,6 +133,19 @@ def test_a_failure_leaves_no_shard(source, settings, tmp_path):
     with pytest.raises(SourceError, match="the disk is gone"):
         pack.write_shard(Broken(), settings, 0, str(tmp_path))
     assert set(contents(tmp_path)) == {"pack.json"}
+
+
+def test_a_file_system_that_fails_stops_the_run(source, settings, folder, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    pack_all(source, settings, whole)
+    lost = pathlib.Path(folder, source.files[0])
+    data = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(SourceError, match=r"record 0 cannot be read: .*No such file.*goes on"):
+        pack_all(source, settings, stopped)
+    lost.write_bytes(data)
+    pack_all(source, settings, stopped)
+    assert contents(stopped) == contents(whole)
 
 
 def test_other_settings_are_refused_and_named(source, settings, tmp_path):
