@@ -116,7 +116,9 @@ def cluster_stage(
                     iterations=recipe.iterations,
                 )
             except ValueError as error:  # the level below came out with too few clusters
-                raise ConfigError(f"level {number + 1}: {error}") from error
+                inputs = f"the {len(points)} clusters of level {number} that are not empty"
+                where = f" (its points are {inputs})" if number else ""
+                raise ConfigError(f"level {number + 1}{where}: {error}") from error
             save(centroids, made.centroids)
             save(parents, made.assignments)
         tree.centroids.append(np.load(centroids))

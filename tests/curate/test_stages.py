@@ -70,6 +70,13 @@ def test_a_killed_clustering_goes_on_with_the_level_it_was_at(tree, tmp_path, mo
         np.testing.assert_array_equal(a, b)
 
 
+def test_too_few_distinct_images_for_the_upper_level(tmp_path):
+    pool = embedded(np.repeat(CENTRES[:3], 20, axis=0))
+    message = r"level 2 \(its points are the 3 clusters of level 1 that are not empty\): k is 4"
+    with pytest.raises(ConfigError, match=message):
+        stages.cluster_stage(tmp_path / "c", pool, np.arange(60), recipe(), mesh=MESH)
+
+
 def test_a_sample_is_even_over_what_there_is(tree, tmp_path):
     found, which = tree
     kept = np.arange(60)
