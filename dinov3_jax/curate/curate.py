@@ -92,7 +92,13 @@ def curate(
         _log.info("pack: %d images", len(rows))
         records = images.records[rows]
         manifest.write_shards(
-            out / "shards", pool.source, pool.kind, pool.labels, records, recipe.pack
+            out / "shards",
+            pool.source,
+            pool.kind,
+            pool.labels,
+            records,
+            recipe.pack,
+            seed=recipe.seed,
         )
     manifest.write_manifest(out / "manifest.jsonl", images, pool.name, chosen, rows)
     curated = Curated(images, dedup, tree, chosen, rows)

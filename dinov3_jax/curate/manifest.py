@@ -74,9 +74,16 @@ def write_manifest(
 
 
 def write_shards(
-    folder: Path, source: Source, kind: str, labels: str, records: np.ndarray, settings: PackConfig
+    folder: Path,
+    source: Source,
+    kind: str,
+    labels: str,
+    records: np.ndarray,
+    settings: PackConfig,
+    *,
+    seed: int,
 ) -> dict:
-    """The records of ``source`` as shards (``data.pack``), shuffled; returns their manifest.
+    """The records of ``source`` as shards (``data.pack``), shuffled by ``seed``; their manifest.
 
     Shards that are there stay. Errors as ``data.pack``.
     """
@@ -87,7 +94,7 @@ def write_shards(
         listing=chosen.fingerprint,
         images=len(chosen),
         shard_size=settings.shard_size,
-        seed=0,
+        seed=seed,
         longest=settings.longest,
         quality=settings.quality,
     )
