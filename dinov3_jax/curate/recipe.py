@@ -21,6 +21,7 @@ class EmbedConfig:
 class DedupConfig:
     threshold: float | None
     neighbours: int
+    probes: int | None
     against_threshold: float
 
 
@@ -42,6 +43,7 @@ class RetrieveConfig:
     large: int
     neighbours: int
     neighbours_of: tuple[tuple[str, int], ...]
+    probes: int | None
     level: int
     more_than: int
     each: int
@@ -101,6 +103,11 @@ def check_recipe(recipe: CurationConfig, images: int, what: str) -> None:
         ("retrieve.more_than", retrieve.more_than, 0),
         ("retrieve.each", retrieve.each, 1),
         ("retrieve.budget", retrieve.budget, 1),
+        *(
+            (f"{name}.probes", section.probes, 1)
+            for name, section in (("dedup", dedup), ("retrieve", retrieve))
+            if section.probes is not None
+        ),
         *([("pack.shard_size", pack.shard_size, 1)] if pack is not None else []),
     ):
         if value < least:

@@ -77,6 +77,8 @@ def test_keys_that_do_not_fit(change, message):
         ("retrieve", {"neighbours_of": (("x", 0),)}, "neighbours_of x is 0, wanted at least 1"),
         ("dedup", {"threshold": 1.5}, "dedup.threshold is 1.5, wanted a cosine"),
         ("dedup", {"neighbours": 0}, "dedup.neighbours is 0, wanted at least 1"),
+        ("dedup", {"probes": 0}, "dedup.probes is 0, wanted at least 1"),
+        ("retrieve", {"probes": 0}, "retrieve.probes is 0, wanted at least 1"),
         ("sample", {"budget": 0}, "sample.budget is 0, but there are 100 images"),
         ("pack", {"shard_size": 0}, "pack.shard_size is 0, wanted at least 1"),
         ("pack", {"quality": 101}, "pack.quality is 101, wanted 1..100"),
