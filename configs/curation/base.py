@@ -38,6 +38,9 @@ def get_config():
     dedup.whiten = optional(int)  # directions in which the pool's features vary most; None: as are
     dedup.threshold = optional(float, 0.6)  # cosine above which two pool images are the same; None
     dedup.neighbours = 64  # of each image that are looked at
+    # Lists of an inverted file that a search in the pool looks at (by Faiss on one host, see
+    # docs/curation.md); None: exact, on the mesh. Evaluation sets are always searched exactly.
+    dedup.probes = optional(int)
     dedup.against_threshold = 0.45  # cosine above which an evaluation set knows the image
 
     config.levels = (level(1000), level(100, resamplings=10, kept=5))  # lowest first
@@ -52,6 +55,7 @@ def get_config():
     retrieve.large = 1_000_000  # images from which a seed set counts as large
     retrieve.neighbours = 4  # of each image of a large set
     retrieve.neighbours_of = ()  # ((seed set, neighbours), ...): other numbers for some sets
+    retrieve.probes = optional(int)  # as dedup.probes, for large sets
     retrieve.level = 1  # whose clusters small sets ask, from 1
     retrieve.more_than = 3  # seed images in a cluster that is asked
     retrieve.each = 10_000  # images of a cluster at most

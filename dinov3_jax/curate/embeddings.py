@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from dinov3_jax.config import ConfigError
 from dinov3_jax.curate.recipe import EmbedConfig
 from dinov3_jax.data.sources import Source
 from dinov3_jax.features import store
@@ -74,7 +75,7 @@ class Embedded(NamedTuple):
     parts: np.ndarray  # int32 [n], the part files they lie in
     ids: list[str]
     unreadable: list[tuple[str, str]]  # (id, why) of the others
-    digest: str  # hex sha256 of what made them: model, images, settings
+    digest: str  # hex sha256 of what made them, model, images, settings, and of their sums
 
 
 def embed(
@@ -105,23 +106,38 @@ def embed(
 
 
 def read_embedded(folder: Path) -> Embedded:
-    """What ``embed`` has written; ``ConfigError`` unless all parts are there."""
+    """What ``embed`` has written; ``ConfigError`` unless all parts are there and as they were.
+
+    Reads every byte once, to compare it with the sums in the index.
+    """
     digest = hashlib.sha256((folder / "features.json").read_bytes())
-    arrays, records, parts, ids, unreadable = [], [], [], [], []
-    number = -1
+    arrays, places, records, parts, ids, unreadable = [], [], [], [], [], []
+    number, before = -1, 0
     for rows, files in store.read_parts(folder, ["cls"]):
+        store.check_sums(folder, rows, files)
         digest.update(repr(rows).encode("utf-8", "surrogateescape"))
+        starts = {}
+        for stem, file in files.items():
+            starts[stem] = before
+            before += len(file["cls"])
+            arrays.append(file["cls"])
         for row in rows:
             number += 1
             if "file" not in row:
                 unreadable.append((row["path"], row["error"]))
                 continue
+            places.append(starts[row["file"]] + row["row"])
             records.append(number)
             parts.append(row["part"])
             ids.append(row["path"])
-        arrays += [file["cls"] for file in files.values()]
+    widths = {array.shape[1:] for array in arrays}
+    if len(widths) > 1:
+        raise ConfigError(
+            f"{folder} has embeddings of the shapes {sorted(widths)}; delete the folder and run "
+            "the same command again"
+        )
     return Embedded(
-        UnitRows(arrays, np.arange(len(records))),
+        UnitRows(arrays, np.array(places, np.int64)),
         np.array(records, np.int64),
         np.array(parts, np.int32),
         ids,

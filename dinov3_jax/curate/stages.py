@@ -6,6 +6,7 @@ stage that was killed goes on, and one whose settings or inputs have changed ref
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from dinov3_jax.config import ConfigError
 from dinov3_jax.curate.embeddings import Embedded, UnitRows, join
 from dinov3_jax.curate.recipe import CurationConfig, RetrieveConfig, levels
-from dinov3_jax.curation.dedup import duplicates, seen_in_evaluation
+from dinov3_jax.curation.dedup import joined, similar, touched
 from dinov3_jax.curation.hierarchy import cluster_level
 from dinov3_jax.curation.kmeans import assign
 from dinov3_jax.curation.retrieval import retrieve, retrieve_clusters
@@ -74,23 +75,20 @@ def dedup_stage(
         whitening = _whitening(points, settings.whiten)
         points, known = points.whitened(whitening), known and known.whitened(whitening)
 
+    @functools.cache  # one search for both
+    def found():
+        return similar(points, mesh=mesh, neighbours=settings.neighbours, probes=settings.probes)
+
     def find_groups():
         if settings.threshold is None:
             return np.arange(n)
-        return duplicates(
-            points, mesh=mesh, threshold=settings.threshold, neighbours=settings.neighbours
-        )
+        return joined(*found(), settings.threshold)
 
     def find_seen():
         if known is None:
             return np.zeros(n, bool)
-        return seen_in_evaluation(
-            points,
-            known,
-            mesh=mesh,
-            threshold=settings.against_threshold,
-            neighbours=settings.neighbours,
-        )
+        threshold = settings.against_threshold
+        return touched(points, known, joined(*found(), threshold), mesh=mesh, threshold=threshold)
 
     groups = _once(folder / "groups.npy", find_groups)
     seen = _once(folder / "seen.npy", find_seen)
@@ -136,7 +134,9 @@ def cluster_stage(
                     iterations=recipe.iterations,
                 )
             except ValueError as error:  # the level below came out with too few clusters
-                raise ConfigError(f"level {number + 1}: {error}") from error
+                inputs = f"the {len(points)} clusters of level {number} that are not empty"
+                where = f" (its points are {inputs})" if number else ""
+                raise ConfigError(f"level {number + 1}{where}: {error}") from error
             save(centroids, made.centroids)
             save(parents, made.assignments)
         tree.centroids.append(np.load(centroids))
@@ -182,7 +182,8 @@ def retrieve_stage(
         if len(seeds.points) >= settings.large:
             k = min(neighbours_of(settings, name), len(kept))
             budget = min(settings.budget, len(kept))
-            return kept[retrieve(seeds.points, pool.points.take(kept), k, budget=budget, mesh=mesh)]
+            points, probes = pool.points.take(kept), settings.probes
+            return kept[retrieve(seeds.points, points, k, budget=budget, mesh=mesh, probes=probes)]
         lowest, _ = assign(seeds.points, tree.centroids[0], mesh=mesh)
         found = retrieve_clusters(
             climb([lowest, *tree.parents[1 : level + 1]]),
