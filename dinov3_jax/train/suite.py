@@ -7,20 +7,16 @@ from dinov3_jax.config import ConfigError, TrainConfig
 from dinov3_jax.evals import results
 from dinov3_jax.evals.settings import find, parse
 from dinov3_jax.models import presets
-from dinov3_jax.models.model import Model
+from dinov3_jax.models.model import Model, frozen
 from dinov3_jax.types import Params
 
 
 def suite_row(config: TrainConfig, teacher: Params, mesh: Mesh) -> dict[str, float]:
-    """``eval/NAME/METRIC`` of every evaluation, as ``dinov3 eval`` measures it of this teacher.
-
-    The backbone computes in the recipe's dtype. Of several processes all call, and all get the
-    same row.
-    """
+    """``eval/NAME/METRIC`` of every evaluation, as ``dinov3 eval`` measures it of this teacher:
+    in float32. Of several processes all call, and all get the same row."""
     crops = config.crops
-    model = Model(
-        config.name, presets.complete(config.student), teacher["backbone"], crops.mean, crops.std
-    )
+    backbone = frozen(presets.complete(config.student), dtype="float32")
+    model = Model(config.name, backbone, teacher["backbone"], crops.mean, crops.std)
     row = {}
     # What evaluations compute beside features is the business of each process alone, as it is in
     # ``dinov3 eval``; under the mesh of the run it would be one of all.

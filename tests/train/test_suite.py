@@ -4,12 +4,16 @@ import pytest
 
 from dinov3_jax.config import ConfigError, MeshConfig
 from dinov3_jax.distributed.mesh import make_mesh
+from dinov3_jax.evals.evaluation import Result
 from dinov3_jax.evals.settings import find, parse
+from dinov3_jax.evals.suite import EVALUATIONS
+from dinov3_jax.loading import load
 from dinov3_jax.models import presets
 from dinov3_jax.models.model import Model
 from dinov3_jax.train.suite import check_suite, suite_row
 from tests.data.benchmarks.folders import write_class_folders
 from tests.tiny import tiny_config, tiny_state
+from tests.train.saved import MESH, save_run
 
 SIZES = ("resize=8", "crop=8", "neighbours=2,5")
 
@@ -26,6 +30,26 @@ def test_rows_are_what_dinov3_eval_measures_of_the_teacher(tmp_path):
     wanted = find("knn").evaluate(model, parse("knn", data, SIZES), alone).metrics
     # Features differ by rounding only, far less than the classes do.
     assert row == {f"eval/knn/{name}": value for name, value in wanted.items()}
+
+
+def test_the_teacher_in_training_and_from_its_checkpoint_give_one_number(tmp_path, monkeypatch):
+    """The recipe trains in bfloat16, with an attention that a CPU does not have."""
+
+    def mean_of_cls(model, settings, mesh):
+        images = np.linspace(-1, 1, 2 * 8 * 8 * 3, dtype=np.float32).reshape(2, 8, 8, 3)
+        return Result({"top1": float(np.abs(model(images).cls).mean())})
+
+    monkeypatch.setitem(EVALUATIONS, "knn", EVALUATIONS["knn"]._replace(evaluate=mean_of_cls))
+    config = tiny_config(
+        **{
+            "student.dtype": "bfloat16",
+            "student.attention": "pallas",
+            "eval.suite": (("knn", "x", ()),),
+        }
+    )
+    states = save_run(tmp_path / "run", config, [1])
+    row = suite_row(config, states[1].teacher, MESH)
+    assert row == {"eval/knn/top1": mean_of_cls(load(tmp_path / "run"), None, MESH).metrics["top1"]}
 
 
 def test_no_suite_is_no_row():
