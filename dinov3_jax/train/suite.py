@@ -3,9 +3,9 @@
 import jax
 from jax.sharding import Mesh
 
-from dinov3_jax.config import ConfigError, TrainConfig
+from dinov3_jax.config import TrainConfig
 from dinov3_jax.evals import results
-from dinov3_jax.evals.settings import find, parse
+from dinov3_jax.evals.settings import check_names, find, parse
 from dinov3_jax.models import presets
 from dinov3_jax.models.model import Model, frozen
 from dinov3_jax.types import Params
@@ -29,10 +29,8 @@ def suite_row(config: TrainConfig, teacher: Params, mesh: Mesh) -> dict[str, flo
 
 
 def check_suite(config: TrainConfig) -> None:
-    """``ConfigError`` for an evaluation, a setting or a value that does not exist."""
-    names = [name for name, _, _ in config.eval.suite]
+    """``ConfigError`` for an evaluation, a setting or a value that does not exist, and for one name
+    twice."""
+    check_names([name for name, _, _ in config.eval.suite], "eval.suite")
     for name, data, assignments in config.eval.suite:
         parse(name, data, assignments)
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ConfigError(f"eval.suite has {twice[0]} twice; one each, their rows have one name")

@@ -16,20 +16,24 @@ from tests.tiny import tiny_config, tiny_state
 from tests.train.saved import MESH, save_run
 
 SIZES = ("resize=8", "crop=8", "neighbours=2,5")
+ONE = "neighbours=1,"
 
 
 def test_rows_are_what_dinov3_eval_measures_of_the_teacher(tmp_path):
     data = write_class_folders(tmp_path, train=4, test=2)
-    config = tiny_config(**{"eval.suite": (("knn", data, SIZES),)})
+    config = tiny_config(**{"eval.suite": (("knn", data, SIZES), ("knn@1", data, (*SIZES, ONE)))})
     teacher = tiny_state(config).teacher
     sharded = make_mesh(MeshConfig(1, 8, 1, 1))
     with jax.set_mesh(sharded):  # as in the loop
         row = suite_row(config, teacher, sharded)
     model = Model("teacher", presets.complete(config.student), teacher["backbone"])
     alone = make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1])
-    wanted = find("knn").evaluate(model, parse("knn", data, SIZES), alone).metrics
+    wanted = {}
+    for name, assignments in (("knn", SIZES), ("knn@1", (*SIZES, ONE))):
+        metrics = find(name).evaluate(model, parse(name, data, assignments), alone).metrics
+        wanted |= {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
     # Features differ by rounding only, far less than the classes do.
-    assert row == {f"eval/knn/{name}": value for name, value in wanted.items()}
+    assert row == wanted
 
 
 def test_the_teacher_in_training_and_from_its_checkpoint_give_one_number(tmp_path, monkeypatch):
@@ -62,7 +66,8 @@ def test_no_suite_is_no_row():
     [
         ((("knm", "x", ()),), "did you mean 'knn'"),
         ((("knn", "x", ("crp=8",)),), r"knn\.crp; did you mean 'crop'"),
-        ((("knn", "x", ()), ("knn", "y", ())), "has knn twice"),
+        ((("knn", "x", ()), ("knn", "y", ())), "eval.suite has knn twice; give each a label"),
+        ((("knn@a/b", "x", ()),), "the label is 'a/b'"),
     ],
 )
 def test_what_cannot_run_is_said_at_the_start(suite, message):
