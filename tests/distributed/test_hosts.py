@@ -18,6 +18,7 @@ from dinov3_jax.train import loop
 from dinov3_jax.train.metrics import read_metrics
 from dinov3_jax.train.state import init_state, state_shardings
 from tests.data.benchmarks.folders import write_class_folders
+from tests.data.benchmarks.masked import write_masked
 from tests.distributed import launcher, tiny_recipe
 from tests.train.runs import assert_equal_bits, final_state, write_images
 from tests.train.saved import save_run, small_config, state_at
@@ -67,6 +68,7 @@ def test_two_processes_divide_agree_evaluate_and_share_checkpoints(tmp_path):
     """What each of them asserts is in worker.py."""
     workdir = tmp_path / "run"
     write_class_folders(tmp_path / "labelled")
+    write_masked(tmp_path / "masked", "own")
     save_run(workdir, small_config(), [1])
     command = ["tests.distributed.worker", str(workdir)]
     launcher.finish(command, tmp_path, count=2, devices=4)
