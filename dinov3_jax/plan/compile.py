@@ -7,6 +7,7 @@ takes minutes.
 """
 
 import dataclasses
+import functools
 import multiprocessing
 import tempfile
 import time
@@ -26,6 +27,7 @@ from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.compiler import compiler_options
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.models import build
+from dinov3_jax.plan.hlo import packed_bytes
 from dinov3_jax.plan.topology import Topology, tpu_devices
 from dinov3_jax.train.program import BOOKKEEPING, step_program
 from dinov3_jax.train.state import init_state, state_shardings
@@ -33,6 +35,7 @@ from dinov3_jax.train.state import init_state, state_shardings
 _REPORT = "after_optimizations-memory-usage-report.txt"
 _PROGRAM = "after_optimizations.txt"
 _MACHINE = "after_codegen.txt"
+_PATIENCE = 60.0  # seconds for the rest of a report that has begun: it is written at once
 
 
 class Compiled(NamedTuple):
@@ -127,12 +130,11 @@ def compile_for(
             child.join()
         if outcome.get("refused"):
             raise ConfigError(f"the step of this recipe does not lower: {outcome['refused']}")
-        files = {p.name: p for p in epath.Path(folder).iterdir() if "jit_step" in p.name}
-        find = lambda end: next((p.read_text() for n, p in files.items() if n.endswith(end)), "")  # noqa: E731
+        dumped = functools.partial(_dumped, epath.Path(folder))
         return Compiled(
-            program=find("." + _PROGRAM),
-            machine=find("." + _MACHINE),
-            memory=find("." + _REPORT),
+            program=dumped(_PROGRAM),
+            machine=dumped(_MACHINE),
+            memory=dumped(_REPORT),
             peak_bytes=outcome.get("peak_bytes"),
             seconds=time.perf_counter() - started,
             error=outcome.get("error", ""),
@@ -140,7 +142,8 @@ def compile_for(
 
 
 def _outcome(child, pipe, folder, codegen):
-    """What the child says; {} once its reports are on disk, if that is enough."""
+    """What the child says; {} once its report of memory is on disk, if that is enough."""
+    appeared = None
     while True:
         if pipe.poll(0.5):
             try:
@@ -148,10 +151,24 @@ def _outcome(child, pipe, folder, codegen):
             except EOFError:
                 child.join()
                 raise RuntimeError(f"the compiler's process died, exit {child.exitcode}") from None
-        # The report is the last thing written before machine code.
-        if not codegen and any("jit_step" in p.name for p in folder.glob(f"*{_REPORT}")):
-            time.sleep(1.0)  # for the rest of the file
+        # The report is the last thing written before machine code. What is read of it is its total.
+        report = "" if codegen else _dumped(folder, _REPORT)
+        if packed_bytes(report) is not None:
             return {}
+        if report:
+            appeared = appeared or time.monotonic()
+            if time.monotonic() - appeared > _PATIENCE:
+                raise RuntimeError(
+                    f"the compiler's report of memory has had no total for {_PATIENCE} s, wanted "
+                    f"'Total bytes' of the space with color=0; it begins {report[:200]!r}. "
+                    "--codegen does without it"
+                )
+
+
+def _dumped(folder, end):
+    """Text of the file that the compiler wrote of the step under that name, "" if there is none."""
+    found = (p for p in folder.iterdir() if "jit_step" in p.name and p.name.endswith("." + end))
+    return next((p.read_text() for p in found), "")
 
 
 def _compile(configs, topology, resolution, folder, pipe):

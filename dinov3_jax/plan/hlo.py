@@ -94,9 +94,10 @@ def cycles(program: str) -> int | None:
 def packed_bytes(report: str) -> int | None:
     """Bytes of the first memory space (HBM) in the compiler's report of its buffers.
 
-    Before the last packing: 10 to 30 % more than the peak. None for an empty report.
+    Before the last packing: 10 to 30 % more than the peak. None for a report that is empty or not
+    written so far.
     """
-    match = re.search(r"color=0\)\s*Total bytes: (\d+)", report)
+    match = re.search(r"color=0\)\s*Total bytes: (\d+) \(", report)
     return int(match[1]) if match else None
 
 

@@ -122,6 +122,7 @@ def test_packed_bytes():
     report = "Memory Space: default (color=0)\nTotal bytes: 1024 (1.0KiB)\n"
     assert hlo.packed_bytes(report) == 1024
     assert hlo.packed_bytes("") is None
+    assert hlo.packed_bytes("Memory Space: default (color=0)\nTotal bytes: 10") is None
 
 
 def test_a_scan_that_gathers_a_weight_at_each_turn():
