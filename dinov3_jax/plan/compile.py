@@ -27,7 +27,7 @@ from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.compiler import compiler_options
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.models import build
-from dinov3_jax.plan.hlo import packed_bytes
+from dinov3_jax.plan.hlo import is_whole, packed_bytes
 from dinov3_jax.plan.topology import Topology, tpu_devices
 from dinov3_jax.train.program import BOOKKEEPING, step_program
 from dinov3_jax.train.state import init_state, state_shardings
@@ -35,7 +35,7 @@ from dinov3_jax.train.state import init_state, state_shardings
 _REPORT = "after_optimizations-memory-usage-report.txt"
 _PROGRAM = "after_optimizations.txt"
 _MACHINE = "after_codegen.txt"
-_PATIENCE = 60.0  # seconds for the rest of a report that has begun: it is written at once
+_PATIENCE = 120.0  # seconds for the rest of what the compiler has begun to write
 
 
 class Compiled(NamedTuple):
@@ -142,7 +142,7 @@ def compile_for(
 
 
 def _outcome(child, pipe, folder, codegen):
-    """What the child says; {} once its report of memory is on disk, if that is enough."""
+    """What the child says; {} once program and report of memory are on disk, if that is enough."""
     appeared = None
     while True:
         if pipe.poll(0.5):
@@ -151,18 +151,23 @@ def _outcome(child, pipe, folder, codegen):
             except EOFError:
                 child.join()
                 raise RuntimeError(f"the compiler's process died, exit {child.exitcode}") from None
-        # The report is the last thing written before machine code. What is read of it is its total.
+        # They are the last things written before machine code, the smaller one often first.
         report = "" if codegen else _dumped(folder, _REPORT)
-        if packed_bytes(report) is not None:
+        if not report:
+            continue
+        lacking = []
+        if packed_bytes(report) is None:
+            lacking.append(f"'Total bytes' of the space with color=0 in {_REPORT}")
+        if not is_whole(_dumped(folder, _PROGRAM)):
+            lacking.append(f"the end of {_PROGRAM}")
+        if not lacking:
             return {}
-        if report:
-            appeared = appeared or time.monotonic()
-            if time.monotonic() - appeared > _PATIENCE:
-                raise RuntimeError(
-                    f"the compiler's report of memory has had no total for {_PATIENCE} s, wanted "
-                    f"'Total bytes' of the space with color=0; it begins {report[:200]!r}. "
-                    "--codegen does without it"
-                )
+        appeared = appeared or time.monotonic()
+        if time.monotonic() - appeared > _PATIENCE:
+            raise RuntimeError(
+                f"the compiler did not finish its reports within {_PATIENCE} s; it lacks "
+                f"{' and '.join(lacking)}. --codegen does without"
+            )
 
 
 def _dumped(folder, end):

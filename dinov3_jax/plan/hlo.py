@@ -91,6 +91,11 @@ def cycles(program: str) -> int | None:
     return total or None
 
 
+def is_whole(program: str) -> bool:
+    """Whether the text is a module to its end: ENTRY comes last, its brace at the margin."""
+    return "\nENTRY " in program and program.rstrip().endswith("\n}")
+
+
 def packed_bytes(report: str) -> int | None:
     """Bytes of the first memory space (HBM) in the compiler's report of its buffers.
 

@@ -118,6 +118,12 @@ def test_text_that_is_no_module():
         hlo.collectives("%f (x: f32[]) -> f32[] {\n}\n")
 
 
+def test_a_module_is_whole_with_the_end_of_its_entry():
+    assert hlo.is_whole(TPU)
+    for cut in (0, TPU.index("ENTRY"), TPU.index("%f.2"), TPU.rindex("}")):
+        assert not hlo.is_whole(TPU[:cut])
+
+
 def test_packed_bytes():
     report = "Memory Space: default (color=0)\nTotal bytes: 1024 (1.0KiB)\n"
     assert hlo.packed_bytes(report) == 1024
