@@ -22,7 +22,6 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec as P
 from dinov3_jax.config import ConfigError, TrainConfig
 from dinov3_jax.data.pipeline import train_batches
 from dinov3_jax.data.record import Record
-from dinov3_jax.data.resolution import crops_at
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.compiler import compiler_options
 from dinov3_jax.distributed.mesh import make_mesh
@@ -48,17 +47,17 @@ class Compiled(NamedTuple):
 
 
 def abstract_arguments(
-    configs: dict[str, TrainConfig], mesh: Mesh, *, resolution: int
+    configs: dict[str, TrainConfig], mesh: Mesh
 ) -> tuple[dict, dict, Any, dict | None]:
     """(states, batch, key, frozen teacher) of ``step_program`` as shapes on ``mesh``.
 
-    The batch has the shapes that the data pipeline gives for entry ``resolution`` of
-    ``crops.mixture``: one group is read from a picture made up here.
+    The batch has the shapes that the data pipeline gives: one group is read from a picture made up
+    here. ``crops.mixture`` is None: a step has one size.
     """
     states, frozen = abstract_state(configs, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, P()))
-    batch = _abstract_batch(next(iter(configs.values())), mesh, resolution)
+    batch = _abstract_batch(next(iter(configs.values())), mesh)
     return states, batch, key, frozen
 
 
@@ -86,11 +85,10 @@ def _abstract(make, config, shardings):
     )
 
 
-def _abstract_batch(config, mesh, resolution):
+def _abstract_batch(config, mesh):
     one = dataclasses.replace(
         config,
         batch=dataclasses.replace(config.batch, images=config.batch.group, accumulate=1),
-        crops=dataclasses.replace(crops_at(config.crops, resolution), mixture=None),
         data=dataclasses.replace(config.data, threads=1, workers=0, buffer=1),
     )
     side = config.crops.global_size
@@ -106,10 +104,8 @@ def _abstract_batch(config, mesh, resolution):
     }
 
 
-def compile_for(
-    configs: dict[str, TrainConfig], topology: Topology, *, resolution: int, codegen: bool
-) -> Compiled:
-    """Compiles one step for a TPU topology; ``codegen``: to machine code.
+def compile_for(configs: dict[str, TrainConfig], topology: Topology, *, codegen: bool) -> Compiled:
+    """Compiles one step for a TPU topology; ``codegen``: to machine code. No ``crops.mixture``.
 
     Raises ``ConfigError`` for a recipe that does not lower; a program that does not fit into memory
     is a result (``Compiled.error``).
@@ -118,7 +114,7 @@ def compile_for(
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = context.Pipe()
         child = context.Process(
-            target=_compile, args=(configs, topology, resolution, folder, theirs), daemon=True
+            target=_compile, args=(configs, topology, folder, theirs), daemon=True
         )
         started = time.perf_counter()
         child.start()
@@ -176,15 +172,15 @@ def _dumped(folder, end):
     return next((p.read_text() for p in found), "")
 
 
-def _compile(configs, topology, resolution, folder, pipe):
+def _compile(configs, topology, folder, pipe):
     """In the child: sends a dict of results, or of the reason why there are none."""
     try:
         devices = tpu_devices(topology)
         shared = next(iter(configs.values()))
         mesh = make_mesh(shared.mesh, devices)
         with jax.set_mesh(mesh):
-            arguments = abstract_arguments(configs, mesh, resolution=resolution)
-            program = step_program(configs, mesh, crops_at(shared.crops, resolution))
+            arguments = abstract_arguments(configs, mesh)
+            program = step_program(configs, mesh, shared.crops)
             lowered = program.lower(*arguments)
     except Exception:
         pipe.send({"refused": traceback.format_exc(limit=-3)})
