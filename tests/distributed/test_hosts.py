@@ -1,5 +1,6 @@
 """Real processes that meet on this machine; whole runs of them are marked ``hosts``."""
 
+import math
 import re
 import shutil
 import signal
@@ -209,8 +210,8 @@ def test_a_checkpoint_has_the_same_bits_on_any_mesh(images, finished):
     """Written by two processes; restored on one to eight devices of one."""
     one = final_state(finished, config(images))
     shapes = jax.eval_shape(lambda: init_state(config(images), jax.random.key(0)))
-    for sizes in ((1, 2, 1), (2, 2, 1), (1, 4, 2)):
-        mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: sizes[0] * sizes[1] * sizes[2]])
+    for sizes in ((1, 2, 1, 1), (2, 2, 1, 1), (1, 2, 2, 2)):
+        mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
         abstract = checkpoint.abstract(shapes, state_shardings(config(images), mesh))
         with checkpoint.open_checkpoints(finished, config(images).checkpoint) as manager:
             assert_equal_bits(checkpoint.restore(manager, abstract), one)
