@@ -15,8 +15,11 @@ from tests.tiny import tiny_config
 
 def vit(seed=0, patch_size=4):
     """2 blocks, 2 heads, D = 16."""
-    student = dataclasses.replace(tiny_config().student, patch_size=patch_size)
-    return random_model("tiny", complete(student), seed=seed)
+    return random_model("tiny", vit_config(patch_size), seed=seed)
+
+
+def vit_config(patch_size):
+    return complete(dataclasses.replace(tiny_config().student, patch_size=patch_size))
 
 
 def convnext(patch_size=None):

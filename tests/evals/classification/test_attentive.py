@@ -8,6 +8,7 @@ from dinov3_jax.data.benchmarks.clips import Clips
 from dinov3_jax.evals.classification.attentive import AttentiveSettings, _parts, evaluate
 from tests.data.benchmarks.clips import write_clips
 from tests.data.benchmarks.folders import write_class_folders
+from tests.evals.constructed import levels
 from tests.features.models import mesh, vit
 
 
@@ -47,6 +48,13 @@ def test_it_reads_the_classes_out_of_patch_tokens(result):
     assert result.metrics["lr"] == 1e-2
     assert "top5" not in result.metrics  # of two classes
     assert "on the 4 held out" in result.pictures[0].caption
+
+
+@pytest.mark.parametrize(("channel", "top1"), [(2, 100.0), (0, 50.0)])
+def test_a_perfect_feature_scores_100_and_a_useless_one_chance(settings, channel, top1):
+    """Blue says the class; red says which frame it is, the same in both."""
+    found = evaluate(levels(4, channels=(channel,)), settings, mesh(1))
+    assert found.metrics["top1"] == top1
 
 
 def test_the_same_on_eight_devices_and_cell_by_cell(model, settings):

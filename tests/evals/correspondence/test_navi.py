@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.benchmarks.navi import View, open_navi
@@ -16,6 +17,7 @@ from dinov3_jax.evals.correspondence.navi import (
     recall,
 )
 from tests.data.benchmarks import correspondence_layouts as layouts
+from tests.evals.constructed import levels, noise
 from tests.features.models import mesh, vit
 
 RNG = np.random.default_rng(0)
@@ -136,6 +138,42 @@ def test_end_to_end(model, tmp_path):
     assert len(result.pictures) == 2
     # Recall depends on near ties alone, and there are none: the same numbers.
     assert evaluate(model, settings, mesh(8)).metrics == result.metrics
+
+
+def two_poses(root):
+    """The second camera is turned by a right angle about its axis and stands 5 cm to the side; the
+    colours of the object say where on it a point is."""
+    side = np.arange(0, 256, 16, np.uint8)
+    texture = np.stack([*np.meshgrid(side, side), np.full((16, 16), 128, np.uint8)], axis=-1)
+    half = np.sqrt(0.5)
+    layouts.navi(root, translations=((0, 0, 500), (50, 0, 500)), q=[half, 0, 0, half])
+    # 5 cm half a metre away are 4 pixels; x goes to y, and y to -x: clockwise.
+    for i, (pixels, left) in enumerate(((texture, 8), (np.rot90(texture, -1), 12))):
+        image, disparity = np.zeros((24, 32, 3), np.uint8), np.zeros((24, 32), np.uint16)
+        image[4:20, left : left + 16] = pixels
+        disparity[4:20, left : left + 16] = round(655350 / 500)
+        Image.fromarray(image).save(root / f"mug/wild_set/images/{i:03d}.png")
+        Image.fromarray(disparity).save(root / f"mug/wild_set/depth/{i:03d}.png")
+    return NaviSettings(str(root), size=16, grid=16, every=1)
+
+
+def test_a_perfect_feature_between_two_poses(tmp_path):
+    """Moved by the pose of the other view's, points would land 10 cm or more away."""
+    metrics = evaluate(levels(1), two_poses(tmp_path), mesh(1)).metrics
+    assert metrics["recall"] == metrics["recall_raw"] == 100.0
+    assert metrics["pairs"] == 2.0
+
+
+def test_noise_lands_by_chance(tmp_path):
+    settings = two_poses(tmp_path)
+    points = cut(open_navi(settings.data, scenes="wild_set")["mug/wild_set"][0], settings).points
+    flat = points.reshape(-1, 3)
+    away = np.linalg.norm(flat[:, None] - flat, axis=-1)  # of a square of 20 cm
+    chance = 100 * (away < 0.05).mean()
+    assert 10 < chance < 20
+    got = evaluate(noise(1), settings, mesh(1)).metrics["recall@5cm"]
+    # Three deviations of 2 x 256 draws are 4.6; partners that are many points' best add to it.
+    assert got == pytest.approx(chance, abs=6)
 
 
 def test_mistakes(model, tmp_path):

@@ -5,6 +5,8 @@ from dinov3_jax.config import ConfigError
 from dinov3_jax.data.record import SourceError
 from dinov3_jax.evals.correspondence.own import MatchesSettings, evaluate, locate, score
 from tests.data.benchmarks import correspondence_layouts as layouts
+from tests.data.benchmarks.retrieval_layouts import write
+from tests.evals.constructed import noise
 from tests.features.models import mesh, vit
 
 
@@ -43,6 +45,25 @@ def test_end_to_end(model, tmp_path):
     away = [(2, 2, 30, 14)]
     wrong = MatchesSettings(str(layouts.matches(tmp_path, points=away)), layer=0)
     assert evaluate(model, wrong, mesh(1)).metrics["pck"] == 0.0
+
+
+def test_noise_finds_by_chance(tmp_path):
+    rng, lines, known = np.random.default_rng(0), ["image_a,image_b,xa,ya,xb,yb"], []
+    for i in range(10):
+        for side, seed in (("a", i), ("b", 10 + i)):
+            write(tmp_path / f"{i}{side}.png", seed, height=32, width=64)
+        points = rng.uniform(0, 1, (20, 4)) * [64, 32, 64, 32]
+        lines += [f"{i}a.png,{i}b.png,{','.join(map(str, row))}" for row in points]
+        known.append(points[:, 2:])
+    (tmp_path / "points.csv").write_text("\n".join(lines) + "\n")
+    places = np.indices((16, 8)).reshape(2, -1).T * 4.0 + 2  # x, y of the centres of patches
+    away = np.linalg.norm(np.concatenate(known)[:, None] - places, axis=-1)
+    chance = 100 * (away <= 0.2 * 64).mean()
+    assert 15 < chance < 30
+    settings = MatchesSettings(str(tmp_path / "points.csv"), longest=64, alpha=0.2)
+    metrics = evaluate(noise(4), settings, mesh(1)).metrics
+    assert metrics["pck"] == pytest.approx(chance, abs=9)  # three deviations of 200 draws
+    assert metrics["points"] == 200
 
 
 def test_mistakes(model, tmp_path):

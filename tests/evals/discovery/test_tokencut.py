@@ -5,10 +5,12 @@ import pytest
 from PIL import Image
 
 from dinov3_jax.config import ConfigError
+from dinov3_jax.data.benchmarks.boxes import COLUMNS
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.evals.discovery import tokencut
 from dinov3_jax.evals.discovery.tokencut import TokenCutSettings, evaluate, ious
 from tests.data.benchmarks.boxed import BOXES, write_boxes
+from tests.evals.constructed import constant, levels
 from tests.features.models import mesh, vit
 
 TAUS = (0.3, 0.6, 0.9)
@@ -52,6 +54,23 @@ def test_rectangles_are_found(model, settings):
     assert len(result.pictures) == 3
     assert result.pictures[0].pixels.shape == (32, 48, 3)
     assert all("IoU 1.00" in picture.caption for picture in result.pictures)
+
+
+@pytest.mark.parametrize(("make", "least", "most"), [(levels, 100, 100), (constant, 0, 200 / 9)])
+def test_perfect_features_find_all_and_equal_ones_chance(tmp_path, make, least, most):
+    """A red square in each ninth of the image: one box for all can be half right of two at most."""
+    (tmp_path / "images").mkdir()
+    lines = [",".join(COLUMNS)]
+    for i in range(9):
+        x, y = 16 * (i % 3), 16 * (i // 3)
+        pixels = np.full((48, 48, 3), 128, np.uint8)
+        pixels[y : y + 16, x : x + 16] = (240, 16, 16)
+        Image.fromarray(pixels).save(tmp_path / f"images/{i}.png")
+        lines.append(f"{i}.png,{x},{y},{x + 16},{y + 16}")
+    (tmp_path / "boxes.csv").write_text("\n".join(lines) + "\n")
+    found = evaluate(make(8), TokenCutSettings(str(tmp_path), taus=TAUS), mesh(1)).metrics
+    assert least <= found["corloc"] <= most
+    assert found["images"] == 9
 
 
 def test_the_same_on_8_devices(model, settings):

@@ -5,6 +5,7 @@ from dinov3_jax.config import ConfigError
 from dinov3_jax.data.record import SourceError
 from dinov3_jax.evals.retrieval.amstertime import AmsterTimeSettings, evaluate, score
 from tests.data.benchmarks import retrieval_layouts as layouts
+from tests.evals.constructed import constant
 from tests.features.models import mesh, vit
 
 
@@ -28,6 +29,13 @@ def test_equal_images_are_found_by_any_model(model, tmp_path):
     assert len(result.pictures) == 3
     # Rankings depend on near ties alone, and there are none: the same numbers.
     assert evaluate(model, settings, mesh(8)).metrics == result.metrics
+
+
+def test_a_useless_feature_is_chance(tmp_path):
+    """Equal features: rows in order, so that each of three places is found at each rank once."""
+    settings = AmsterTimeSettings(str(layouts.amstertime(tmp_path)), resize=20, crop=16)
+    metrics = evaluate(constant(4), settings, mesh(1)).metrics
+    assert list(metrics.values()) == pytest.approx([100 * np.mean([1, 1 / 2, 1 / 3])] * 3)
 
 
 def test_one_place_is_enough(model, tmp_path):

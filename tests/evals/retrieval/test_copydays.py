@@ -6,6 +6,7 @@ import pytest
 from dinov3_jax.config import ConfigError
 from dinov3_jax.evals.retrieval.copydays import CopydaysSettings, evaluate, score
 from tests.data.benchmarks import retrieval_layouts as layouts
+from tests.evals.constructed import constant
 from tests.features.models import mesh, vit
 
 
@@ -38,6 +39,15 @@ def test_end_to_end(model, tmp_path):
     assert evaluate(model, alone, mesh(1)).metrics == {
         "map": 100.0, "database": 2.0, "whitening": 0.0,
     }  # fmt: skip
+
+
+def test_a_useless_feature_is_chance(tmp_path):
+    """Equal features: rows in order. One copy of each original, found at each rank once."""
+    root = layouts.copydays(tmp_path)
+    (root / "strong/200002.png").unlink()
+    settings = CopydaysSettings(str(root), whitening="none", distractors="none", size=16)
+    metrics = evaluate(constant(4), settings, mesh(1)).metrics
+    assert metrics["map"] == pytest.approx(100 * np.mean([1, 1 / 4]))  # trapezoids
 
 
 def test_mistakes(model, tmp_path):

@@ -1,11 +1,15 @@
 import dataclasses
+import itertools
+import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dinov3_jax.config import ConfigError
 from dinov3_jax.evals.retrieval.met import Found, MetSettings, evaluate, predict, score
 from tests.data.benchmarks import retrieval_layouts as layouts
+from tests.evals.constructed import levels
 from tests.features.models import mesh, vit
 
 
@@ -55,6 +59,25 @@ def test_end_to_end(model, tmp_path):
     assert len(result.pictures) == 2
     # A GAP is made of ranks: equal unless confidences nearly tie, which they do not here.
     assert evaluate(model, settings, mesh(8)).metrics == pytest.approx(result.metrics)
+
+
+@pytest.mark.parametrize(("channel", "accuracy"), [(0, 100), (2, 25)])
+def test_a_perfect_feature_scores_100_and_a_useless_one_chance(tmp_path, channel, accuracy):
+    """Red says which of four exhibits it is; blue says nothing: each of its levels is there with
+    each exhibit once, so that of four queries that look alike one answer is right."""
+    for name, key in (("MET_database", "id"), ("valset", "MET_id"), ("testset", "MET_id")):
+        entries = []
+        for exhibit, other in itertools.product(range(4), range(4)):
+            file = tmp_path / f"images/{name}/{exhibit}{other}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            colour = (64 * exhibit, 0, 64 * other)
+            Image.new("RGB", (8, 8), colour).save(file)
+            entries.append({"path": f"{name}/{file.name}", key: exhibit})
+        (tmp_path / f"{name}.json").write_text(json.dumps(entries))
+    settings = MetSettings(str(tmp_path), longest=8, dims=3)
+    metrics = evaluate(levels(4, channels=(channel,)), settings, mesh(1)).metrics
+    assert metrics["acc"] == accuracy
+    assert (metrics["gap"] == 100) == (accuracy == 100)
 
 
 def test_mistakes(model, tmp_path):

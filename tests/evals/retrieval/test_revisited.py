@@ -9,6 +9,7 @@ from dinov3_jax.data.benchmarks.revisited import Revisited
 from dinov3_jax.data.record import SourceError
 from dinov3_jax.evals.retrieval.revisited import OxfordSettings, evaluate, score
 from tests.data.benchmarks import retrieval_layouts as layouts
+from tests.evals.constructed import constant
 from tests.features.models import mesh, vit
 
 
@@ -57,6 +58,16 @@ def test_equal_images_are_found_by_any_model(model, tmp_path):
     assert len(result.pictures) == 2
     # Rankings depend on near ties alone, and there are none: the same numbers.
     assert evaluate(model, settings, mesh(8)).metrics == result.metrics
+
+
+def test_a_useless_feature_is_chance(tmp_path):
+    """Equal features: rows in order. One query of each row, found at each place once."""
+    whole = [0.0, 0.0, 28.0, 20.0]
+    truth = [{"bbx": whole, "easy": [], "hard": [row], "junk": []} for row in range(4)]
+    root = layouts.revisited(tmp_path, gnd=truth, qimlist=["q0", "q1"] * 2)
+    metrics = evaluate(constant(4), OxfordSettings(str(root), size=16), mesh(1)).metrics
+    chance = 100 * np.mean([1, 1 / 4, 1 / 6, 1 / 8])  # trapezoids
+    assert metrics == pytest.approx({"map_medium": chance, "map_hard": chance})
 
 
 def test_queries_are_cut_to_their_boxes(model, tmp_path):

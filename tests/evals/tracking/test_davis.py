@@ -8,7 +8,8 @@ from dinov3_jax.data.benchmarks.video import VOID, open_clips
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.evals.tracking.davis import DavisSettings, evaluate, object_scores, scored_frames
 from tests.data.benchmarks.masked_clips import moving_squares, write_clip, write_clips
-from tests.features.models import mesh, vit
+from tests.evals.constructed import levels, noise
+from tests.features.models import images, mesh, vit
 
 # A patch of the tiny model is 8 pixels, half a square.
 TINY = {"short_side": 32, "context": 2, "radius": 3, "top_k": 2, "temperature": 0.02}
@@ -50,6 +51,30 @@ def test_squares_of_one_colour_are_followed(model, tmp_path, layout):
         assert max(picture.pixels.shape) <= 512
     qualities = [float(p.caption.split("J&F ")[1].split(":")[0]) for p in result.pictures]
     assert qualities == sorted(qualities)
+
+
+# One patch says what a patch is, wherever the other one was; edges are those of patches.
+ONE = {"short_side": 128, "context": 2, "radius": None, "top_k": 1, "upsample": "nearest"}
+
+
+def test_a_perfect_feature_scores_100(tmp_path):
+    path = str(write_clips(tmp_path, "own"))
+    metrics = evaluate(levels(8), DavisSettings(path, **ONE | {"short_side": 32}), mesh(1)).metrics
+    assert metrics["J"] == metrics["F"] == 100
+
+
+def test_noise_is_chance(tmp_path):
+    """Found at random over a quarter of the frame, which p = 1/4 of it is in truth: J has p^2 in
+    common of 2 p - p^2, which is p / (2 - p)."""
+    masks = np.zeros((8, 128, 128), np.uint8)
+    masks[:, 32:96, 32:96] = 1
+    for clip in range(4):
+        folders = tmp_path / f"{clip}/frames", tmp_path / f"{clip}/masks"
+        write_clip(*folders, images(8, 128, 128, seed=clip), masks)
+    metrics = evaluate(noise(4), DavisSettings(str(tmp_path), **ONE), mesh(1)).metrics
+    # 1024 patches take the label of another, and the next frame theirs in turn: p itself drifts
+    # by 1.4 % a frame, J by 1 %; four clips.
+    assert metrics["J"] == pytest.approx(100 / 7, abs=3)
 
 
 def test_the_same_on_8_devices(model, tmp_path):
