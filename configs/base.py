@@ -191,7 +191,7 @@ def get_config():
     optim.reduce_dtype = "float32"
 
     config.data = data = ml_collections.ConfigDict()
-    # "folder" | "shards" | "tar" | "parquet" | "manifest" | "tfds" | "fashion_mnist"
+    # "folder" | "shards" | "tar" | "parquet" | "manifest" | "curated" | "tfds" | "fashion_mnist"
     data.source = "folder"
     data.path = ""  # of it; of tfds "name:split"; "" for fashion_mnist: find it
     data.labels = "none"  # "none" | "folders" (class = parent folder); the loss never sees them

@@ -73,9 +73,10 @@ def run(argv: list[str]) -> None:
         print(f"{out}: embedded share {share[0]} of {share[1]}; when all are, run without it")
         return
     done = curate(model, pool, seeds, against, recipe, out, mesh=mesh)
+    trained = "shards" if recipe.pack is not None else "manifest.jsonl (data.source = 'curated')"
     print(
-        f"{out}: {len(done.rows)} of {len(pool.source)} images; open {out}/report.html"
-        + (f", train on {out}/shards" if recipe.pack is not None else "")
+        f"{out}: {len(done.rows)} of {len(pool.source)} images; open {out}/report.html, "
+        f"train on {out}/{trained}"
     )
 
 

@@ -88,6 +88,7 @@ def curate(
         )
     manifest.check_manifest(out / "manifest.jsonl", images, chosen)
     rows = np.unique(np.concatenate(list(chosen.values())))
+    about = manifest.about_rows(rows, chosen, dedup.kept, tree)
     if recipe.pack is not None:  # shards of another choice refuse before the manifest changes
         _log.info("pack: %d images", len(rows))
         records = images.records[rows]
@@ -98,9 +99,10 @@ def curate(
             pool.labels,
             records,
             recipe.pack,
+            about,
             seed=recipe.seed,
         )
-    manifest.write_manifest(out / "manifest.jsonl", images, pool.name, chosen, rows)
+    manifest.write_manifest(out / "manifest.jsonl", images, pool.name, rows, about)
     curated = Curated(images, dedup, tree, chosen, rows)
     write_report(out / "report.html", curated, pool.source, recipe, pool.name)
     return curated

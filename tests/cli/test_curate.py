@@ -54,6 +54,8 @@ def test_flags(call, tmp_path, capsys):
     assert (recipe.name, recipe.sample.budget) == ("tiny", 77)
     said = capsys.readouterr().out
     assert f"3 of 5 images; open {tmp_path}/out/report.html, train on {tmp_path}/out/shards" in said
+    call("--config.pack=None")
+    assert f"on {tmp_path}/out/manifest.jsonl (data.source = 'curated')" in capsys.readouterr().out
 
 
 def test_shards_are_known_by_their_manifest(call, tmp_path):

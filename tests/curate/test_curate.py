@@ -15,6 +15,7 @@ import pytest
 from dinov3_jax.config import ConfigError
 from dinov3_jax.curate.curate import Pool, curate
 from dinov3_jax.curate.recipe import LevelConfig, SampleConfig
+from dinov3_jax.data.pack import read_about
 from dinov3_jax.data.record import Record
 from dinov3_jax.data.shards import open_shards, verify_shards, write_shards
 from dinov3_jax.data.sources import SourceError, open_images, open_kind
@@ -75,7 +76,10 @@ def test_every_stage(whole):
     assert 1 <= len(found) <= 8  # two neighbours of each of four seed images
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     assert [line["record"] for line in lines] == pool.records[done.rows].tolist()
-    assert lines[0].keys() == {"id", "source", "record", "part", "why"}
+    assert lines[0].keys() == {"id", "source", "record", "part", "clusters", "why"}
+    for line in lines:
+        (place,) = np.flatnonzero(pool.records[done.dedup.kept] == line["record"])
+        assert line["clusters"] == [done.tree.clusters(level)[place] for level in (0, 1)]
     assert sum("balanced" in line["why"] for line in lines) == 16
     assert sum("retrieved:yellow" in line["why"] for line in lines) == len(found)
     assert not dropped & {line["id"] for line in lines}
@@ -91,6 +95,11 @@ def test_it_can_be_trained_on(whole):
     records = [packed[i] for i in range(len(packed))]
     lines = (out / "manifest.jsonl").read_text().splitlines()
     assert sorted(r.id for r in records) == sorted(json.loads(line)["id"] for line in lines)
+    by_id = {line["id"]: line for line in map(json.loads, lines)}
+    beside = [read_about(str(out / "shards"), i)["records"] for i in range(len(packed.files))]
+    for columns in beside:
+        for name in ("clusters", "why"):
+            assert columns[name] == [by_id[id_][name] for id_ in columns["id"]]
     assert packed.classes == ("c0", "c1", "c2", "c3")
     assert all(packed.classes[r.label] == os.path.dirname(r.id) for r in records)
 
