@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from dinov3_jax.config import ConfigError
 from dinov3_jax.data.benchmarks.classification import open_classification
 from dinov3_jax.evals.classification import few_shot
 from dinov3_jax.evals.classification.arrays import check_features, check_labels
@@ -124,21 +125,21 @@ def fit_best(
       train, val: [n, D] float; train_labels, val_labels: [n] int in [0, classes).
 
     Raises:
-      ValueError: features that are not finite, labels that do not fit, fewer than two classes in
-        train, no val to choose by.
+      ConfigError: fewer than two classes in train, no val to choose by, a C that is not positive.
+      ValueError: features that are not finite, labels that do not fit.
     """
     if not values or min(values) <= 0:
-        raise ValueError(f"values of C are {values}, wanted some, all positive")
+        raise ConfigError(f"values of C are {values}, wanted some, all positive")
     train = check_features("train", train).astype(np.float64)
     train_labels = check_labels("train_labels", train_labels, len(train), classes)
     if len(np.unique(train_labels)) < 2:
-        raise ValueError("train has images of one class alone, wanted at least two classes")
+        raise ConfigError("train has images of one class alone, wanted at least two classes")
     has_val = len(val) > 0
     if has_val:
         val = check_features("val", val).astype(np.float64)
         val_labels = check_labels("val_labels", val_labels, len(val), classes)
     elif len(values) > 1:
-        raise ValueError(
+        raise ConfigError(
             f"val has no image to choose one of {len(values)} C by; add images of each class, "
             "or give a single C"
         )

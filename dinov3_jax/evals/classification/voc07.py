@@ -67,7 +67,7 @@ def evaluate(model: Model, settings: Voc07Settings, mesh: Mesh) -> Result:
 def fit(features, labels, C: float, *, max_iter: int, tol: float) -> list[Fit]:
     """One ``LogisticRegression`` a class, present against absent; labels -1 are left out.
 
-    features float64 [n, D], labels int [n, K] in {1, 0, -1}. Raises ``ValueError`` for a class
+    features float64 [n, D], labels int [n, K] in {1, 0, -1}. Raises ``ConfigError`` for a class
     that is in all images or in none.
     """
     fits = []
@@ -75,7 +75,7 @@ def fit(features, labels, C: float, *, max_iter: int, tol: float) -> list[Fit]:
         counted = labels[:, c] >= 0
         present = labels[counted, c]
         if len(np.unique(present)) < 2:
-            raise ValueError(
+            raise ConfigError(
                 f"class {c} is in {int(present.sum())} of {len(present)} images, wanted some with "
                 "and some without"
             )
