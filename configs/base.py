@@ -50,6 +50,13 @@ def arguments(text, **defaults):
     return found
 
 
+def layout(chip, layouts):
+    """What a recipe has for its argument ``chip``; an error that names the others if nothing."""
+    if chip not in layouts:
+        raise ValueError(f"chip is {chip!r}, wanted one of {', '.join(layouts)}")
+    return layouts[chip]
+
+
 def gram():
     """Gram anchoring: patch similarities of the student held to those of an earlier teacher."""
     config = ml_collections.ConfigDict()

@@ -106,7 +106,7 @@ def _whole_run(configs, topology, seconds, price):
         "price_per_chip_hour": price,
         "money": None if price is None else hours * price,
         "images_per_second": rate,
-        "host_cores": rate / estimate.HOST_RATE[config.data.augment],
+        "host_cores": rate / estimate.host_rate(config.data),
     }
 
 
