@@ -18,6 +18,7 @@ import simplejpeg
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 
+from benchmarks.report import heading, processor, table
 from configs.base import get_config
 from dinov3_jax.config import CropConfig
 from dinov3_jax.data import crops as host, order
@@ -48,12 +49,17 @@ def main():
     }
     rates = measure(rows, images, rounds=arguments.rounds)
     kilobytes = sum(map(len, images)) / len(images) / 1e3
-    print(f"{width}x{height} JPEG of {kilobytes:.0f} KB on average; 2 crops of "
-          f"{crops.global_size} and {crops.local_count} of {crops.local_size} pixels")  # fmt: skip
-    print(f"{'':36}{'images/CPU-s':>14}{'ms/image':>10}{'x Pillow':>10}")
+    print(
+        f"{heading(processor(), 'simplejpeg', 'pillow')}; {width}x{height} JPEG of "
+        f"{kilobytes:.0f} KB on average; 2 crops of {crops.global_size} and {crops.local_count} of "
+        f"{crops.local_size} pixels\n"
+    )
     slowest = rates["decode + crops with Pillow"]
-    for name, rate in rates.items():
-        print(f"{name:36}{rate:14.1f}{1e3 / rate:10.2f}{rate / slowest:10.1f}")
+    cells = [
+        [name, f"{rate:.1f}", f"{1e3 / rate:.2f}", f"{rate / slowest:.1f}"]
+        for name, rate in rates.items()
+    ]
+    print(table(("one thread", "images/CPU-s", "ms/image", "x Pillow"), cells))
 
 
 def crop_config(size: int) -> CropConfig:
