@@ -94,3 +94,9 @@ def test_a_share_of_the_embedding(call, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             call(f"--embed-share={text}")
     assert "wanted I/N with I from 0 to N - 1" in capsys.readouterr().err
+
+
+def test_processes_that_have_found_each_other_need_no_share(call, monkeypatch):
+    monkeypatch.setattr(verb.jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="leave it out, and each embeds its share"):
+        call("--embed-share=0/2")

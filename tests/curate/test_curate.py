@@ -23,7 +23,7 @@ from tests.curate.pools import model, recipe, write_colours
 from tests.features.models import mesh, vit
 
 
-def run(folder, out, *, kind="folder", chosen=model, more=None, **changes):
+def run(folder, out, *, kind="folder", chosen=model, more=None, on=None, **changes):
     """What ``write_sets`` has written below ``folder``, curated into ``out``.
 
     ``more``: a folder beside the others that is a further seed set of this name.
@@ -34,10 +34,11 @@ def run(folder, out, *, kind="folder", chosen=model, more=None, **changes):
     if more is not None:
         seeds["more"] = open_images(str(folder / more))
     against = [open_images(str(folder / "against"))]
-    return curate(chosen(), pool, seeds, against, recipe(**changes), out, mesh=mesh(1))
+    return curate(chosen(), pool, seeds, against, recipe(**changes), out, mesh=on or mesh(1))
 
 
 def write_sets(folder):
+    folder.mkdir(exist_ok=True)
     write_colours(folder / "pool")
     write_colours(folder / "seeds", (0, 0, 0, 4), copies=0, seed=1)
     # An evaluation set that knows two green images of the pool.
