@@ -56,7 +56,8 @@ def test_the_teacher_in_training_and_from_its_checkpoint_give_one_number(tmp_pat
     states = save_run(tmp_path / "run", config, [1])
     row = suite_row(config, states[1].teacher, MESH, first=True)
     loaded = load(tmp_path / "run")
-    assert isinstance(loaded.config, CompleteVitConfig) and not loaded.config.fp8
+    assert isinstance(loaded.config, CompleteVitConfig)
+    assert not loaded.config.fp8
     assert row == {"eval/knn/top1": mean_of_cls(loaded, None, MESH).metrics["top1"]}
 
 
