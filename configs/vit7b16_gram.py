@@ -24,7 +24,7 @@ START = 1000 * EPOCH  # where the pretraining ends
 REMAT = {
     "gpu": ("full", 0),
     "v5p": ("qkv+attention+proj+fc1", 0),
-    "v6e": ("attention+proj+fc1", 2),
+    "v6e": ("attention+proj+fc1", 6),
     "v5e": ("qkv+attention+proj+fc1", 29),
 }
 

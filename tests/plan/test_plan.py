@@ -114,6 +114,13 @@ def test_a_mixture_is_planned_at_its_largest_sizes(hires):
     assert f"a mean step having {mean:.1%} of that FLOP" in printed
 
 
+def test_every_size_of_a_mixture_is_checked():
+    recipe = vit7b16_hires.get_config()
+    recipe.crops.mixture = ((500, 112, 768, 0.5), (768, 336, 1152, 0.5))
+    with pytest.raises(ConfigError, match="500"):
+        plan({"": from_config_dict(recipe)}, parse_topology("h100:256"))
+
+
 def test_candidates_fit_the_number_of_chips():
     config, topology = pretrain("gpu"), parse_topology("v5e:16x16")
     made = candidates(config, topology)
