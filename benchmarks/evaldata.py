@@ -17,6 +17,7 @@ from benchmarks import (
     evaldata_objects as objects,
     evaldata_retrieval as retrieval,
     evaldata_stereo as stereo,
+    evaldata_video as video,
 )
 
 
@@ -66,9 +67,9 @@ DATA = {
     "linear": Chosen(classes.few, (*_FROZEN, "steps=500")),
     "imagenet": Chosen(classes.imagenet, (*_FROZEN, "steps=500")),
     "attentive": Chosen(
-        classes.few,
+        video.shots,
         (
-            "frames=1",
+            "frames=4",
             "crop=112",
             "width=192",
             "blocks=1",
