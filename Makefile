@@ -11,7 +11,7 @@ MODEL ?= $(WORKDIR)
 EVALS ?= runs/evals
 DINOV3 := $(RUN) -m dinov3_jax
 
-.PHONY: pretrain test stages curate evals parity export-tests beam-tests hosts lint bench bench-data bench-students bench-torch
+.PHONY: pretrain test photos-pretrain stages curate evals parity export-tests beam-tests hosts lint bench bench-data bench-students bench-torch
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,9 +32,11 @@ test: $(VENV)/.libtpu lint
 
 # Pretraining -> Gram anchoring -> high resolution -> distillation of a ViT and of a ConvNeXt, on the
 # photographs of PHOTOS; less than half an hour on two CPU cores.
-stages: $(VENV)/.installed
+photos-pretrain: $(VENV)/.installed
 	$(DINOV3) train --config=configs/photos_small.py:data=$(PHOTOS) --workdir=$(STAGES)/pretrain \
 	    --config.steps=600 --config.eval.every=300
+
+stages: photos-pretrain
 	$(DINOV3) train --workdir=$(STAGES)/gram --config.steps=150 --config.eval.every=150 \
 	    --config=configs/photos_small_gram.py:data=$(PHOTOS),from=$(STAGES)/pretrain
 	$(DINOV3) train --workdir=$(STAGES)/hires --config.steps=100 --config.eval.every=100 \
@@ -46,20 +48,32 @@ stages: $(VENV)/.installed
 	    --config.optim.lr.warmup=10
 	$(DINOV3) compare $(addprefix $(STAGES)/,pretrain gram hires vit convnext)
 
-# A pool of Fashion-MNIST with a long tail and planted copies and leaks, through every stage with the
-# features of `make pretrain`; then a short training on what came out. Open the report.
+# A pool with a long tail, planted copies and leaks, through every stage; then a short training on what
+# came out. Open the report. Photographs where PHOTOS has them, with the features of the first stage of
+# `make stages`; else Fashion-MNIST with those of `make pretrain`.
+ifneq ($(wildcard $(PHOTOS)/grocery/train),)
+CURATE_RECIPE := configs/curation/photos.py
+CURATE_POOL := --data=$(PHOTOS)/grocery/train --held-out=$(PHOTOS)/grocery/test \
+    --largest=150 --exponent=1 --rare=20
+CURATE_CONFIG := configs/photos_small.py:data=$(PHOTOS)
+CURATE_AFTER := photos-pretrain
+CURATE_MODEL := $(STAGES)/pretrain
+else
+CURATE_RECIPE := configs/curation/tiny.py
+CURATE_POOL := --source=fashion_mnist --data=train --held-out=test --largest=1500 --exponent=1.5
+CURATE_CONFIG := configs/fashion_mnist_tiny.py
+CURATE_AFTER := pretrain
+CURATE_MODEL := $(WORKDIR)
+endif
+
 $(CURATE)/against/manifest.json: | $(VENV)/.installed
-	$(RUN) -m benchmarks.unbalanced --source=fashion_mnist --data=train --held-out=test \
-	    --largest=1500 --exponent=1.5 --out=$(CURATE)
+	$(RUN) -m benchmarks.unbalanced $(CURATE_POOL) --out=$(CURATE)
 
-$(WORKDIR)/report.html: | $(VENV)/.installed
-	$(RUN) -m dinov3_jax train --config=configs/fashion_mnist_tiny.py --workdir=$(WORKDIR)
-
-curate: $(VENV)/.installed $(CURATE)/against/manifest.json $(WORKDIR)/report.html
-	$(DINOV3) curate --recipe=configs/curation/tiny.py --out=$(CURATE)/curated \
+curate: $(VENV)/.installed $(CURATE)/against/manifest.json $(CURATE_AFTER)
+	$(DINOV3) curate --recipe=$(CURATE_RECIPE) --out=$(CURATE)/curated \
 	    --pool=$(CURATE)/pool --seeds=rare=$(CURATE)/seeds --against=$(CURATE)/against \
-	    --model=$(WORKDIR)
-	$(DINOV3) train --config=configs/fashion_mnist_tiny.py --workdir=$(CURATE)/again \
+	    --model=$(CURATE_MODEL)
+	$(DINOV3) train --config=$(CURATE_CONFIG) --workdir=$(CURATE)/again \
 	    --config.steps=300 --config.optim.lr.warmup=50 --config.eval.every=300 \
 	    --config.data.source=shards --config.data.path=$(CURATE)/curated/shards \
 	    --config.eval.source=shards --config.eval.bank=$(CURATE)/against \

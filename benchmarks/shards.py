@@ -3,10 +3,10 @@
     python -m benchmarks.shards --data=FOLDER
 
 Packs the folder in this process, by the function that Beam runs, and reads the shards in random
-order from a warm cache, each record let go before the next one. "bytes" are what the container's
-reader hands out, one record at a time; no source above it can beat that. ``ArrayRecordDataSource``
-is the random access that comes with it. The ways of reading take turns, and the median round
-counts.
+order from a warm cache, each record let go before the next one; the same images again filled up
+with zeros to the sizes of larger ones. "bytes" are what the container's reader hands out, one
+record at a time; "raw records" are these as maps. ``ArrayRecordDataSource`` is the random access
+that comes with the container. The ways of reading take turns, and the median round counts.
 """
 
 import argparse
@@ -21,8 +21,10 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader
 
 from dinov3_jax.data import pack
-from dinov3_jax.data.shards import open_shards
+from dinov3_jax.data.shards import open_shards, write_shards
 from dinov3_jax.data.sources import open_kind
+
+LARGER = (27, 75)  # kB: JPEGs of 256 and 512 pixels on the short side
 
 
 def main():
@@ -39,11 +41,23 @@ def main():
         manifest = pack.finish(settings, None, folder)
         seconds = time.process_time() - start
         kilobytes = manifest["images"]["bytes"]["mean"] / 1e3
-        print(f"{manifest['total']} images of {kilobytes:.1f} KB on average")
+        print(f"{manifest['total']} images")
         print(f"{'pack':40}{manifest['total'] / seconds:12.0f} images/CPU-s, {seconds:.1f} CPU-s")
-        rates = read_rates(folder, arguments.rounds)
+        show(kilobytes, read_rates(folder, arguments.rounds))
+        records = [source[i] for i in range(len(source))]
+        for size in LARGER:
+            filled = (r._replace(image=r.image.ljust(size * 1000, b"\0")) for r in records)
+            larger = os.path.join(folder, f"{size}")
+            write_shards(filled, larger, shard_size=1024)
+            show(size, read_rates(larger, arguments.rounds))
+
+
+def show(kilobytes: float, rates: dict[str, float]):
+    print(f"\n| {kilobytes:.0f} KB | records/CPU-s | of bytes | of raw records |")
+    print("|---|---|---|---|")
     for name, rate in rates.items():
-        print(f"{name:40}{rate:12.0f} images/CPU-s, x {rate / rates['bytes']:.2f}")
+        ratios = (rate / rates[base] for base in ("bytes", "raw records"))
+        print(f"| {name} | {rate:,.0f} | " + " | ".join(f"{r:.2f}" for r in ratios) + " |")
 
 
 def read_rates(folder: str, rounds: int) -> dict[str, float]:
@@ -64,7 +78,7 @@ def read_rates(folder: str, rounds: int) -> dict[str, float]:
 
     rows = {
         "bytes": (lambda place: place[0].read(place[1], place[1] + 1)[0], places),
-        "bytes, unpacked": (
+        "raw records": (
             lambda place: msgpack.unpackb(place[0].read(place[1], place[1] + 1)[0]),
             places,
         ),

@@ -247,7 +247,8 @@ def get_config():
     evaluation.bank_size = 10_000  # images at most
     evaluation.query_size = 2_000  # images at most
     evaluation.neighbours = 20  # k
-    # Evaluations of dinov3_jax/evals/suite.py: ((name, path of its data, ("key=value", ...)), ...).
+    # Evaluations of dinov3_jax/evals/suite.py: ((name, path of its data, ("key=value", ...)), ...);
+    # a name twice: with labels, "davis@480" and "davis@960".
     evaluation.suite = ()
     evaluation.health_images = 512  # images on which collapse is looked for
 

@@ -16,7 +16,7 @@ from dinov3_jax.convert.hub import download
 from dinov3_jax.convert.official import WeightsError, from_official
 from dinov3_jax.convert.released import Description
 from dinov3_jax.models import presets
-from dinov3_jax.models.model import WEB, Model, abstract_params
+from dinov3_jax.models.model import WEB, Model, abstract_params, frozen
 from dinov3_jax.recipe import from_config_dict
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def load(
         model = _of_run(place, item, asked)
     else:
         model = _of_files(place, row, asked, rope_periods)
-    return dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype))
+    return dataclasses.replace(model, config=frozen(model.config, dtype=dtype))
 
 
 def _find(name, weights):

@@ -9,7 +9,7 @@ CLUSTER=${CLUSTER:-dinov3}
 ZONE=${ZONE:-us-east5-a}
 WORKLOAD=${WORKLOAD:-dinov3-train}
 TPU_TYPE=${TPU_TYPE:-v5p-64}
-SLICES=${SLICES:-1}
+SLICES=${SLICES:-1} # more than one: --config.mesh.replica must be a multiple
 IMAGE=${IMAGE:-python:3.11}                    # the base; this folder is laid on top of it
 WORKDIR=${WORKDIR:-/mnt/dinov3/runs/$WORKLOAD} # in a share: xpk storage attach --auto-mount=true
 RESTARTS=${RESTARTS:-100}                      # after preemptions and failures

@@ -32,11 +32,15 @@ def get_config():
     embed.batch = 64  # images a forward
     embed.part = 8192  # images a part file: what a killed run may lose
 
-    # DINOv2's numbers, for features of a copy-detection network. For those of another model look at
-    # the pairs in the report first.
+    # DINOv2's numbers, for features of a copy-detection network. Those of another model lie closer
+    # together; whitened they spread. Look at the pairs in the report first.
     config.dedup = dedup = ml_collections.ConfigDict()
+    dedup.whiten = optional(int)  # directions in which the pool's features vary most; None: as are
     dedup.threshold = optional(float, 0.6)  # cosine above which two pool images are the same; None
     dedup.neighbours = 64  # of each image that are looked at
+    # Lists of an inverted file that a search in the pool looks at (by Faiss on one host, see
+    # docs/curation.md); None: exact, on the mesh. Evaluation sets are always searched exactly.
+    dedup.probes = optional(int)
     dedup.against_threshold = 0.45  # cosine above which an evaluation set knows the image
 
     config.levels = (level(1000), level(100, resamplings=10, kept=5))  # lowest first
@@ -51,6 +55,7 @@ def get_config():
     retrieve.large = 1_000_000  # images from which a seed set counts as large
     retrieve.neighbours = 4  # of each image of a large set
     retrieve.neighbours_of = ()  # ((seed set, neighbours), ...): other numbers for some sets
+    retrieve.probes = optional(int)  # as dedup.probes, for large sets
     retrieve.level = 1  # whose clusters small sets ask, from 1
     retrieve.more_than = 3  # seed images in a cluster that is asked
     retrieve.each = 10_000  # images of a cluster at most

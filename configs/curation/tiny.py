@@ -1,4 +1,4 @@
-"""A few thousand images on a laptop: `make curate` runs it.
+"""A few thousand images on a laptop: `make curate` runs it where there are no photographs.
 
 Command: dinov3 curate --recipe=configs/curation/tiny.py --pool=SHARDS --model=WORKDIR --out=DIR
 Images of 28 px, as configs/fashion_mnist_tiny.py has them: set embed.size for another model. The

@@ -12,7 +12,7 @@ from dinov3_jax.data.sources import SourceError
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.evals import results
 from dinov3_jax.evals.results_page import number
-from dinov3_jax.evals.settings import find, parse
+from dinov3_jax.evals.settings import check_names, find, parse
 from dinov3_jax.evals.suite import EVALUATIONS
 from dinov3_jax.features.store import local, weights_digest
 
@@ -26,7 +26,12 @@ def run(argv: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_flags(parser)
-    parser.add_argument("--eval", required=True, metavar="NAME,NAME", help="see --list")
+    parser.add_argument(
+        "--eval",
+        required=True,
+        metavar="NAME,NAME@LABEL",
+        help="see --list; with labels one evaluation on several data or settings",
+    )
     parser.add_argument(
         "--data",
         required=True,
@@ -91,14 +96,13 @@ def choose(
     """Name -> settings of the evaluations ``names``, in that order.
 
     ``data``: PATH for all, or NAME=PATH; ``assignments``: NAME.key=value. Raises ``ConfigError``
-    for a name that is not among ``names``, or an evaluation without data.
+    for a name that is not among ``names``, or is there twice, or an evaluation without data.
     """
-    for name in names:
-        find(name)
+    check_names(names, "--eval")
     shared, paths, settings = None, {}, {name: [] for name in names}
     for flag in data:
         name, equals, path = flag.partition("=")
-        if equals and name in EVALUATIONS:  # a path may hold "=" too
+        if equals and name.partition("@")[0] in EVALUATIONS:  # a path may hold "=" too
             paths[name] = path
         else:
             shared = flag

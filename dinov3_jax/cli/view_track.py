@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from dinov3_jax.cli.models import add_model_flags
-from dinov3_jax.config import MeshConfig
+from dinov3_jax.config import ConfigError, MeshConfig
 from dinov3_jax.data.benchmarks.video import read_mask
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.data.video import open_video
@@ -68,6 +68,8 @@ def run(model: Model, options: argparse.Namespace) -> None:
     how = Propagation(
         options.context, options.radius, options.neighbourhood, options.top_k, options.temperature
     )
+    if options.frames is not None and options.frames < 1:
+        raise ConfigError(f"--frames={options.frames}, wanted at least 1")
     video = open_video(options.video)
     mask = read_mask(str(Path(options.mask).expanduser()))
     if not (mask > 0).any():

@@ -6,8 +6,8 @@ dedup                   groups.npy, seen.npy
 cluster                 levelL.centroids.npy float32, levelL.assignments.npy int32
 sample                  chosen.npy, rows of the embedded pool
 retrieve/NAME           chosen.npy
-manifest.jsonl          the curated images (curate.manifest)
-shards                  they themselves
+shards                  the curated images
+manifest.jsonl          what they are, and why (curate.manifest)
 report.html
 """
 
@@ -15,12 +15,13 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from jax.sharding import Mesh
 
 from dinov3_jax.config import ConfigError
 from dinov3_jax.curate import manifest, stages
 from dinov3_jax.curate.embeddings import embed, read_embedded
-from dinov3_jax.curate.recipe import CurationConfig, check_recipe
+from dinov3_jax.curate.recipe import CurationConfig, check_recipe, check_seeds
 from dinov3_jax.curate.report import Curated, write_report
 from dinov3_jax.data.record import check_ids
 from dinov3_jax.data.sources import Source
@@ -55,8 +56,9 @@ def curate(
     """Runs what is not in the folder ``out`` yet, and writes the report.
 
     ``seeds``: seed sets by name; ``against``: evaluation sets, whose images must not be chosen. A
-    stage whose settings or inputs are not those of its folder refuses; delete the folder to have
-    it made again. Results do not depend on where a run was killed.
+    stage whose settings or inputs are not those of its folder refuses, and so does a manifest of
+    another choice; delete them to have them made again. Results do not depend on where a run was
+    killed.
 
     Raises:
       ConfigError: a recipe that the pool is too small for, a folder of something else.
@@ -84,13 +86,21 @@ def curate(
         chosen[f"retrieved:{name}"] = stages.retrieve_stage(
             folder, name, found, images, dedup.kept, tree, recipe, mesh=mesh
         )
-    rows = manifest.write_manifest(out / "manifest.jsonl", images, pool.name, chosen)
-    if recipe.pack is not None:
+    manifest.check_manifest(out / "manifest.jsonl", images, chosen)
+    rows = np.unique(np.concatenate(list(chosen.values())))
+    if recipe.pack is not None:  # shards of another choice refuse before the manifest changes
         _log.info("pack: %d images", len(rows))
         records = images.records[rows]
         manifest.write_shards(
-            out / "shards", pool.source, pool.kind, pool.labels, records, recipe.pack
+            out / "shards",
+            pool.source,
+            pool.kind,
+            pool.labels,
+            records,
+            recipe.pack,
+            seed=recipe.seed,
         )
+    manifest.write_manifest(out / "manifest.jsonl", images, pool.name, chosen, rows)
     curated = Curated(images, dedup, tree, chosen, rows)
     write_report(out / "report.html", curated, pool.source, recipe, pool.name)
     return curated
@@ -113,6 +123,7 @@ def embed_sources(
     """
     out = store.local(out)
     check_recipe(recipe, len(pool.source), "the pool")
+    check_seeds(recipe, seeds)
     claim_folder(
         out,
         "curation.json",

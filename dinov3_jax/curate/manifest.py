@@ -1,10 +1,12 @@
 """What was chosen, and why: a line an image; and the images themselves as shards."""
 
+import collections
 import json
 from pathlib import Path
 
 import numpy as np
 
+from dinov3_jax.config import ConfigError
 from dinov3_jax.curate.embeddings import Embedded
 from dinov3_jax.curate.recipe import PackConfig
 from dinov3_jax.data import pack
@@ -13,10 +15,40 @@ from dinov3_jax.data.subset import subset
 from dinov3_jax.features.formats import write_whole
 
 
+def check_manifest(path: Path, pool: Embedded, chosen: dict[str, np.ndarray]) -> None:
+    """``ConfigError`` if a manifest is there already that holds another choice than ``chosen``."""
+    if not path.exists():
+        return
+    there = _choice(path)
+    now = {name: pool.records[rows] for name, rows in chosen.items() if len(rows)}
+    none = np.zeros(0, np.int64)
+    changed = []
+    for name in sorted(there.keys() | now.keys()):
+        old, new = there.get(name, none), now.get(name, none)
+        if not np.array_equal(old, new):
+            others = ", other ones" if len(old) == len(new) else ""
+            changed.append(f"{name}: {len(old)} images there, {len(new)} now{others}")
+    if changed:
+        raise ConfigError(
+            f"{path} holds another choice ({'; '.join(changed)}); set sample.budget and --seeds "
+            f"back, or delete it and {path.parent}/shards to have both made again"
+        )
+
+
+def _choice(path):
+    """Reason -> ascending records, of a manifest."""
+    found = collections.defaultdict(list)
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for line in map(json.loads, file):
+            for name in line["why"]:
+                found[name].append(line["record"])
+    return found
+
+
 def write_manifest(
-    path: Path, pool: Embedded, origin: str, chosen: dict[str, np.ndarray]
-) -> np.ndarray:
-    """Writes JSON lines, ascending in ``record``; returns the rows of the pool, int64 [m].
+    path: Path, pool: Embedded, origin: str, chosen: dict[str, np.ndarray], rows: np.ndarray
+) -> None:
+    """Writes JSON lines, one each of ``rows`` [m] of the pool, ascending.
 
     {"id": "a.jpg", "source": "folder photos", "record": 7, "part": 0, "why": ["balanced"]}
 
@@ -24,7 +56,6 @@ def write_manifest(
     ``part`` the part file of its embedding; ``why`` those names of ``chosen`` (name -> ascending
     rows) that hold it.
     """
-    rows = np.unique(np.concatenate(list(chosen.values())))
     held = {name: np.isin(rows, found) for name, found in chosen.items()}
 
     def write(draft):
@@ -40,13 +71,19 @@ def write_manifest(
                 file.write(json.dumps(line) + "\n")
 
     write_whole(path, write)
-    return rows
 
 
 def write_shards(
-    folder: Path, source: Source, kind: str, labels: str, records: np.ndarray, settings: PackConfig
+    folder: Path,
+    source: Source,
+    kind: str,
+    labels: str,
+    records: np.ndarray,
+    settings: PackConfig,
+    *,
+    seed: int,
 ) -> dict:
-    """The records of ``source`` as shards (``data.pack``), shuffled; returns their manifest.
+    """The records of ``source`` as shards (``data.pack``), shuffled by ``seed``; their manifest.
 
     Shards that are there stay. Errors as ``data.pack``.
     """
@@ -57,7 +94,7 @@ def write_shards(
         listing=chosen.fingerprint,
         images=len(chosen),
         shard_size=settings.shard_size,
-        seed=0,
+        seed=seed,
         longest=settings.longest,
         quality=settings.quality,
     )

@@ -144,7 +144,7 @@ def _dropped(curated, source, recipe, rng):
     stays = dict(zip(dedup.groups[dedup.kept].tolist(), dedup.kept.tolist()))
     pairs = [(row, stays[int(dedup.groups[row])]) for row in twins]
     first, second = (np.array(side, np.int64) for side in (zip(*pairs) if pairs else ((), ())))
-    cosine = np.sum(pool.points[first] * pool.points[second], axis=1)
+    cosine = np.sum(dedup.points[first] * dedup.points[second], axis=1)
     order = np.argsort(cosine, kind="stable")
     shown = np.unique(np.concatenate([order[: PAIRS // 2], rng.permutation(order)[: PAIRS // 2]]))
     shown = shown[np.argsort(cosine[shown], kind="stable")]

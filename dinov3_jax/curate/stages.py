@@ -6,6 +6,7 @@ stage that was killed goes on, and one whose settings or inputs have changed ref
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +16,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dinov3_jax.config import ConfigError
-from dinov3_jax.curate.embeddings import Embedded, join
+from dinov3_jax.curate.embeddings import Embedded, UnitRows, join
 from dinov3_jax.curate.recipe import CurationConfig, RetrieveConfig, levels
-from dinov3_jax.curation.dedup import duplicates, seen_in_evaluation
+from dinov3_jax.curation.dedup import joined, similar, touched
 from dinov3_jax.curation.hierarchy import cluster_level
 from dinov3_jax.curation.kmeans import assign
 from dinov3_jax.curation.retrieval import retrieve, retrieve_clusters
 from dinov3_jax.curation.sampling import balanced_sample
 from dinov3_jax.features.claim import claim_folder
 from dinov3_jax.features.formats import write_whole
+from dinov3_jax.features.whitening import Whitening, fit_whitening
+
+WHITENED_FROM = 100_000  # images of the pool from which whitening is learned, evenly spaced
 
 
 class Deduplicated(NamedTuple):
@@ -32,6 +36,7 @@ class Deduplicated(NamedTuple):
     kept: np.ndarray  # int64, ascending rows
     groups: np.ndarray  # int64 [n], the lowest row of each one's near-duplicates
     seen: np.ndarray  # bool [n], known to an evaluation set
+    points: UnitRows  # [n, d], whose cosines were compared
 
 
 class Tree(NamedTuple):
@@ -64,30 +69,43 @@ def dedup_stage(
     inputs = {f"against {i}": one.digest for i, one in enumerate(against)}
     _claim(folder, dataclasses.asdict(settings), {"pool": pool.digest, **inputs})
     n = len(pool.points)
+    points = pool.points
+    known = join([one.points for one in against]) if against else None
+    if settings.whiten is not None:
+        whitening = _whitening(points, settings.whiten)
+        points, known = points.whitened(whitening), known and known.whitened(whitening)
+
+    @functools.cache  # one search for both
+    def found():
+        return similar(points, mesh=mesh, neighbours=settings.neighbours, probes=settings.probes)
 
     def find_groups():
         if settings.threshold is None:
             return np.arange(n)
-        return duplicates(
-            pool.points, mesh=mesh, threshold=settings.threshold, neighbours=settings.neighbours
-        )
+        return joined(*found(), settings.threshold)
 
     def find_seen():
-        if not against:
+        if known is None:
             return np.zeros(n, bool)
-        return seen_in_evaluation(
-            pool.points,
-            join([one.points for one in against]),
-            mesh=mesh,
-            threshold=settings.against_threshold,
-            neighbours=settings.neighbours,
-        )
+        threshold = settings.against_threshold
+        return touched(points, known, joined(*found(), threshold), mesh=mesh, threshold=threshold)
 
     groups = _once(folder / "groups.npy", find_groups)
     seen = _once(folder / "seen.npy", find_seen)
     unseen = np.flatnonzero(~seen)
     first = np.unique(groups[unseen], return_index=True)[1]
-    return Deduplicated(np.sort(unseen[first]), groups, seen)
+    return Deduplicated(np.sort(unseen[first]), groups, seen, points)
+
+
+def _whitening(points: UnitRows, dims: int) -> Whitening:
+    n, width = points.shape
+    if dims > min(width, n - 1):
+        raise ConfigError(
+            f"dedup.whiten is {dims}, wanted at most {min(width, n - 1)}: the features have "
+            f"{width} numbers, of {n} images; or None"
+        )
+    rows = np.linspace(0, n - 1, min(n, WHITENED_FROM)).astype(np.int64)
+    return fit_whitening(points[rows], dims)
 
 
 def cluster_stage(
@@ -116,7 +134,9 @@ def cluster_stage(
                     iterations=recipe.iterations,
                 )
             except ValueError as error:  # the level below came out with too few clusters
-                raise ConfigError(f"level {number + 1}: {error}") from error
+                inputs = f"the {len(points)} clusters of level {number} that are not empty"
+                where = f" (its points are {inputs})" if number else ""
+                raise ConfigError(f"level {number + 1}{where}: {error}") from error
             save(centroids, made.centroids)
             save(parents, made.assignments)
         tree.centroids.append(np.load(centroids))
@@ -162,7 +182,8 @@ def retrieve_stage(
         if len(seeds.points) >= settings.large:
             k = min(neighbours_of(settings, name), len(kept))
             budget = min(settings.budget, len(kept))
-            return kept[retrieve(seeds.points, pool.points.take(kept), k, budget=budget, mesh=mesh)]
+            points, probes = pool.points.take(kept), settings.probes
+            return kept[retrieve(seeds.points, points, k, budget=budget, mesh=mesh, probes=probes)]
         lowest, _ = assign(seeds.points, tree.centroids[0], mesh=mesh)
         found = retrieve_clusters(
             climb([lowest, *tree.parents[1 : level + 1]]),

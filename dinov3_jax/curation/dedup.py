@@ -40,17 +40,31 @@ def duplicates(
     Raises:
       ValueError: threshold or neighbours out of range; as ``neighbours.nearest``.
     """
-    if not -1 <= threshold <= 1 or neighbours < 1:
-        raise ValueError(
-            f"threshold is {threshold}, neighbours {neighbours}; wanted a cosine from -1 to 1 and "
-            "at least 1"
-        )
-    n = len(embeddings)
-    # One more: an image finds itself, and an edge to itself joins nothing.
-    index, cosine = nearest(
-        embeddings, embeddings, min(neighbours + 1, n), mesh=mesh, probes=probes
-    )
-    image, place = np.nonzero(cosine > threshold)
+    _check_threshold(threshold)
+    found = similar(embeddings, mesh=mesh, neighbours=neighbours, probes=probes)
+    return joined(*found, threshold)
+
+
+def similar(
+    embeddings, *, mesh: Mesh, neighbours: int = NEIGHBOURS, probes: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The search of ``duplicates`` alone, which serves any number of thresholds (``joined``).
+
+    (index [n, k] int32, cosine [n, k] float32) as of ``neighbours.nearest``, k being
+    ``neighbours + 1``, for an image finds itself, but at most n. Arguments and errors as
+    ``duplicates``.
+    """
+    if neighbours < 1:
+        raise ValueError(f"neighbours is {neighbours}, wanted at least 1")
+    k = min(neighbours + 1, len(embeddings))
+    return nearest(embeddings, embeddings, k, mesh=mesh, probes=probes)
+
+
+def joined(index: np.ndarray, cosine: np.ndarray, threshold: float) -> np.ndarray:
+    """What ``duplicates`` returns, of what ``similar`` found."""
+    _check_threshold(threshold)
+    n = len(index)
+    image, place = np.nonzero(cosine > threshold)  # an edge to itself joins nothing
     graph = sparse.coo_array(
         (np.ones(len(image), bool), (image, index[image, place])), shape=(n, n)
     )
@@ -81,5 +95,17 @@ def seen_in_evaluation(
     group = duplicates(
         embeddings, mesh=mesh, threshold=threshold, neighbours=neighbours, probes=probes
     )
+    return touched(embeddings, evaluation, group, mesh=mesh, threshold=threshold)
+
+
+def touched(
+    embeddings, evaluation, group: np.ndarray, *, mesh: Mesh, threshold: float
+) -> np.ndarray:
+    """What ``seen_in_evaluation`` returns, of groups [n] that ``joined`` made at ``threshold``."""
     _, cosine = nearest(embeddings, evaluation, 1, mesh=mesh)
     return np.isin(group, group[cosine[:, 0] > threshold])
+
+
+def _check_threshold(threshold):
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"threshold is {threshold}, wanted a cosine from -1 to 1")

@@ -27,7 +27,8 @@ def hierarchy(
 
     A resampling takes the ``kept`` members nearest to each centroid, clusters those afresh and
     assigns all inputs of the level to the new centroids: dense regions get no more centroids than
-    they have clusters. At last each cluster is split (``split.split``), for numbers that one
+    they have clusters. Where many inputs are equal, and most clusters therefore empty, as many more
+    are taken as make k. At last each cluster is split (``split.split``), for numbers that one
     k-means cannot reach. Clusters that end empty are dropped, so that a level may have fewer.
 
     Args:
@@ -87,7 +88,7 @@ def cluster_level(
     k = level.clusters
     clusters = kmeans(points, k, mesh=mesh, seed=first, iterations=iterations)
     for one in again:
-        sample = np.asarray(points[nearest_members(clusters, level.kept)])
+        sample = np.asarray(points[nearest_members(clusters, level.kept, least=k)])
         fresh = kmeans(sample, k, mesh=mesh, seed=one, iterations=iterations)
         clusters = Clusters(fresh.centroids, *assign(points, fresh.centroids, mesh=mesh))
     if level.split == 1:
@@ -95,9 +96,13 @@ def cluster_level(
     return split(points, clusters, level.split, mesh=mesh, seed=last, iterations=iterations)
 
 
-def nearest_members(clusters: Clusters, kept: int) -> np.ndarray:
-    """Ascending int64 [<= clusters x kept]: the ``kept`` members nearest to each centroid."""
-    return np.flatnonzero(rank_within(clusters.assignments, clusters.distances) < kept)
+def nearest_members(clusters: Clusters, kept: int, *, least: int = 1) -> np.ndarray:
+    """Ascending int64: the ``kept`` members nearest to each centroid.
+
+    More of each, as few as will do, where these are below ``least``: most clusters may be empty.
+    """
+    rank = rank_within(clusters.assignments, clusters.distances)
+    return np.flatnonzero(rank < max(kept, 1 + np.partition(rank, least - 1)[least - 1]))
 
 
 def without_empty(clusters: Clusters) -> Clusters:

@@ -16,9 +16,9 @@ import numpy as np
 
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data import order
-from dinov3_jax.data.record import Source, SourceError
+from dinov3_jax.data.record import Source, SourceError, read
 from dinov3_jax.data.shard_writing import shard_name, whole_file, write_manifest, write_shard_file
-from dinov3_jax.data.stored import Recode, Stored, store
+from dinov3_jax.data.stored import COLUMNS, Recode, Stored, store
 
 _SETTINGS = "pack.json"
 
@@ -65,7 +65,8 @@ def begin(settings: Settings, folder: str) -> list[int]:
                 + ", ".join(f"{key} {theirs.get(key)!r}, now {ours[key]!r}" for key in changed)
                 + "; take these again or another folder"
             )
-    elif os.listdir(folder):
+    # A run that was killed at this very place leaves its draft.
+    elif set(os.listdir(folder)) - {draft.name for draft in Path(folder).glob(f".{_SETTINGS}.*")}:
         raise ConfigError(f"{folder} holds something that was not packed here; take a new folder")
     else:
         with whole_file(str(file)) as draft:
@@ -79,7 +80,7 @@ def write_shard(source: Source, settings: Settings, number: int, folder: str):
     chosen = np.arange(first, min(first + settings.shard_size, settings.images))
     if settings.seed is not None:
         chosen = order.permute(chosen, size=settings.images, seed=settings.seed, epoch=0)
-    columns = {name: [] for name in ("id", "label", "height", "width", "bytes", "hash")}
+    columns = {name: [] for name in COLUMNS}
     unreadable = []
     records = _readable(source, chosen.tolist(), settings, columns, unreadable)
     entry, _ = write_shard_file(records, os.path.join(folder, shard_name(number)))
@@ -120,10 +121,10 @@ def _readable(
     for index in chosen:
         name = f"record {index}"
         try:
-            record = source[index]
+            record = read(source, index)
             name = record.id
             stored = store(record, recode)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             unreadable.append({"id": name, "error": str(error)})
             continue
         row = (name, *stored[1:6])

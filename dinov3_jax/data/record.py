@@ -43,6 +43,21 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
+def read(source: Source, index: int) -> Record:
+    """``source[index]``; ``SourceError`` where the file system gives no bytes.
+
+    Such an error may pass (a network that is down, too many open files), so it says nothing of the
+    image: a job that leaves out unreadable images must stop, and go on when it is run again.
+    """
+    try:
+        return source[index]
+    except OSError as error:
+        raise SourceError(
+            f"record {index} cannot be read: {error}. Put this right and run the same command "
+            "again, it goes on where it stopped; an empty file in place of a lost one is left out"
+        ) from error
+
+
 def fingerprint(lines: Iterable[str]) -> str:
     """Hex sha256 of ``lines`` in order."""
     digest = hashlib.sha256()

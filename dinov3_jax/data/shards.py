@@ -29,7 +29,7 @@ from dinov3_jax.data.shard_writing import (
     write_manifest,
     write_shard_file,
 )
-from dinov3_jax.data.stored import Recode, store
+from dinov3_jax.data.stored import COLUMNS, Recode, store
 
 _OPEN_SHARDS = 256  # each holds a file descriptor and its index in memory
 
@@ -121,7 +121,11 @@ def write_shards(
 
 
 def verify_shards(path: str):
-    """Reads every byte of a shard folder; raises SourceError that names all damage, one a line."""
+    """Reads every byte of a shard folder; raises SourceError that names all damage, one a line.
+
+    Shards are compared with the manifest. If these are whole, ``labels.npy`` and ``NNNNN.json``,
+    where it is there, are compared with the records.
+    """
     folder = os.path.abspath(os.path.expanduser(path))
     manifest = read_manifest(folder)[1]
     damage = [_damage(folder, shard) for shard in manifest["shards"]]
@@ -134,7 +138,17 @@ def verify_shards(path: str):
     found = [line for line in damage if line]
     if found:
         raise SourceError("\n".join(found))
-    open_shards(path)
+    labels, start, found = open_shards(path).labels, 0, []
+    for shard in manifest["shards"]:
+        stop = start + shard["count"]
+        found += _wrong_beside(
+            folder,
+            shard,
+            [None] * (stop - start) if labels is None else labels[start:stop].tolist(),
+        )
+        start = stop
+    if found:
+        raise SourceError("\n".join(found))
 
 
 def _damage(folder: str, shard: dict) -> str | None:
@@ -150,6 +164,37 @@ def _damage(folder: str, shard: dict) -> str | None:
         _reader(file, shard["count"])
     except SourceError as error:
         return str(error)
+
+
+def _wrong_beside(folder: str, shard: dict, labels: list[int | None]) -> list[str]:
+    """What does not fit the records of one whole shard: its ``labels``, its ``.json``."""
+    reader = _reader(os.path.join(folder, shard["name"]), shard["count"])
+    rows = []
+    for i in range(shard["count"]):  # one by one: the images of a shard would fill the memory
+        fields = msgpack.unpackb(reader.read(i, i + 1)[0])
+        row = (fields["s"], fields["y"], fields["h"], fields["w"])
+        rows.append((*row, len(fields["img"]), fields["k"].hex()))
+    wrong = []
+    for row, label in zip(rows, labels):
+        if row[1] != label:
+            wrong.append(
+                f"{folder}/labels.npy has {label} for {row[0]!r} in {shard['name']}, wanted "
+                f"{row[1]} as in the record; copy it again"
+            )
+    beside = Path(folder, shard["name"]).with_suffix(".json")
+    if beside.exists() and not _fits(beside, shard, rows):
+        wrong.append(f"{beside} does not fit {shard['name']}; copy it again, or delete both files")
+    return wrong
+
+
+def _fits(beside: Path, shard: dict, rows: list[tuple]) -> bool:
+    """Whether the ``.json`` beside a shard speaks of these records."""
+    try:
+        about = json.loads(beside.read_bytes())
+        columns = [about["records"][name] for name in COLUMNS]
+        return about["shard"] == shard and list(zip(*columns, strict=True)) == rows
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _wrong_size(file: str, shard: dict) -> str | None:

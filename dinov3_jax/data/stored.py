@@ -20,6 +20,7 @@ from dinov3_jax.data.decode import decode
 from dinov3_jax.data.record import Record
 
 FIELDS = {"k": "blake2b-128", "h": "px", "w": "px", "img": "bytes", "s": "id", "y": "int"}
+COLUMNS = ("id", "label", "height", "width", "bytes", "hash")  # of records, beside their shard
 _QUALITY = 90  # of images that are shrunk, where no quality is asked for
 
 
@@ -60,8 +61,11 @@ def store(record: Record, recode: Recode) -> Stored:
     """
     pixels = decode(record.image)  # [h, w, 3]
     image = _encode(record.image, pixels, recode)
-    with Image.open(io.BytesIO(image)) as header:
-        width, height = header.size
+    try:
+        with Image.open(io.BytesIO(image)) as header:
+            width, height = header.size
+    except OSError as error:  # Pillow's for what only the other decoder knows
+        raise ValueError(f"unreadable header: {error}") from error
     digest = hashlib.blake2b(image, digest_size=16)
     fields = {
         "k": digest.digest(),

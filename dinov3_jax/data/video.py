@@ -1,5 +1,6 @@
 """Frames of a video, one after another: a folder of images, a GIF, or a video file."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from dinov3_jax.data.decode import decode
 from dinov3_jax.data.folder import SUFFIXES
 from dinov3_jax.data.record import SourceError
 
+_log = logging.getLogger(__name__)
+_COUNTED = (".avi", ".m4v", ".mov", ".mp4")  # these store how many frames they have
+
 
 class Video(NamedTuple):
     frames: Iterator[np.ndarray]  # uint8 [H, W, 3], all of one size, read when asked for
@@ -23,7 +27,7 @@ def open_video(path: str) -> Video:
     """Raises ``SourceError``, also later from ``frames``, for what cannot be read or has no frame.
 
     A folder's images come in the order of ``list_frames``. Video files are read by OpenCV, with the
-    codecs it was built with.
+    codecs it was built with; one of which less than half can be read is refused (``check_whole``).
     """
     place = os.path.expanduser(path)
     if os.path.isdir(place):
@@ -40,7 +44,7 @@ def open_video(path: str) -> Video:
             "of its frames"
         )
     rate = capture.get(cv2.CAP_PROP_FPS)
-    return Video(_same_size(_captured(capture), path), rate if 0 < rate < 1000 else 10.0)
+    return Video(_same_size(_captured(capture, path), path), rate if 0 < rate < 1000 else 10.0)
 
 
 def list_frames(folder: str) -> list[str]:
@@ -64,6 +68,22 @@ def read_frame(file: str) -> np.ndarray:
         raise SourceError(f"frame {file} cannot be read: {error}") from error
 
 
+def check_whole(capture: cv2.VideoCapture, path: str, read: int) -> None:
+    """``ValueError`` if less than half of the frames that a video file stores could be ``read``;
+    a warning in the log below nine in ten.
+
+    A file that is damaged or cut off ends where that begins. The count of one that was cut without
+    being encoded again is too high, hence the margins; a format without a count says nothing.
+    """
+    stored = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    if not path.lower().endswith(_COUNTED) or read >= 0.9 * stored:
+        return
+    text = f"only {read} of {stored} frames can be read; get it again, or encode it again"
+    if read < 0.5 * stored:
+        raise ValueError(text)
+    _log.warning("%s: %s", path, text)
+
+
 def _numbers_as_numbers(name):
     parts = re.split(r"(\d+)", name)  # text and numbers in turns
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
@@ -83,13 +103,18 @@ def _gif_frames(file):
             yield np.array(frame.convert("RGB"))
 
 
-def _captured(capture):
+def _captured(capture, path):
+    count = 0
     try:
         while True:
             there, frame = capture.read()
             if not there:
-                return
+                break
+            count += 1
             yield np.ascontiguousarray(frame[..., ::-1])  # OpenCV's are BGR
+        check_whole(capture, path, count)
+    except ValueError as error:
+        raise SourceError(f"{path}: {error}") from error
     finally:
         capture.release()
 

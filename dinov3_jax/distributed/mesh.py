@@ -4,6 +4,7 @@ import math
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from dinov3_jax.config import BatchConfig, ConfigError, MeshConfig
@@ -13,11 +14,33 @@ AXES = ("replica", "fsdp", "fsdp_minor", "tensor")
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
-    """Mesh of axes ``AXES`` over all devices; one size may be -1: what is left."""
+    """Mesh of axes ``AXES`` over all devices; one size may be -1: what is left.
+
+    Of several TPU slices ``replica`` alone goes from one to another: ``ConfigError`` unless it is a
+    multiple of their number. Of several GPU nodes any axis may; they are filled one by one.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(config, len(devices))
-    # Auto: the compiler propagates shardings from the few constraints we state.
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
+    auto = (AxisType.Auto,) * 4  # the compiler propagates shardings from what little we state
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+    # jax.make_mesh refuses them; to JAX a GPU node is a slice too.
+    return Mesh(_over_slices(sizes, devices, slices), AXES, axis_types=auto)
+
+
+def _over_slices(sizes, devices, slices):
+    if devices[0].platform != "tpu":
+        return np.array(sorted(devices, key=lambda d: (d.slice_index, d.id))).reshape(sizes)
+    replica, *inside = sizes
+    if replica % slices:
+        raise ConfigError(
+            f"mesh.replica is {replica} on {slices} TPU slices; make it a multiple of {slices}, so "
+            "that weights are gathered inside a slice alone"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (replica // slices, *inside), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def mesh_sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:

@@ -33,3 +33,4 @@ class Evaluation(NamedTuple):
     settings: type  # of the second argument
     main: str  # the metric to quote
     about: str  # one line: what is measured, on which layout of data
+    alone: bool = False  # it trains on all images in one process, and so does not run on several

@@ -130,7 +130,7 @@ def sections(metrics: list[dict], config: dict, floors: dict) -> str:
             "The protocols of eval.suite on the teacher, the metric to quote of each.",
             [
                 card(name, evaluation.about, {f"eval/{name}/{evaluation.main}": evaluation.main})
-                for name, evaluation in EVALUATIONS.items()
+                for name, evaluation in _measured(metrics).items()
             ],
         ),
         (
@@ -176,6 +176,14 @@ def sections(metrics: list[dict], config: dict, floors: dict) -> str:
         for title, text, cards in groups
         if any(cards)
     )
+
+
+def _measured(metrics):
+    """NAME or NAME@LABEL -> its evaluation, of all that have rows."""
+    keys = dict.fromkeys(key for row in metrics for key in row if key.startswith("eval/"))
+    names = [key.split("/")[1] for key in keys if key.count("/") > 1]
+    kinds = {name: name.partition("@")[0] for name in names}
+    return {name: EVALUATIONS[kind] for name, kind in kinds.items() if kind in EVALUATIONS}
 
 
 def _card(metrics, title, note, names, *, lines=None, healthy=None):

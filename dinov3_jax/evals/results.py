@@ -1,7 +1,7 @@
 """A folder of results: what ``dinov3 eval`` writes, evaluation by evaluation.
 
-results.json        evaluation -> metrics, settings, model, digest of its weights, seconds,
-                    captions of its pictures
+results.json        evaluation (NAME or NAME@LABEL) -> metrics, settings, model, digest of its
+                    weights, seconds, captions of its pictures
 results.csv         evaluation,metric,value
 index.html          the page, nothing of it fetched from anywhere
 pictures/NAME-0.png ..

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dinov3_jax.evals import page
-from dinov3_jax.evals.suite import EVALUATIONS
+from dinov3_jax.evals.settings import find
 
 
 def page_of(entries: dict[str, dict], pictures: Path) -> str:
@@ -33,7 +33,7 @@ def number(value: float) -> str:
 def _overview(entries):
     rows = []
     for name, entry in entries.items():
-        main = EVALUATIONS[name].main
+        main = find(name).main
         value = number(entry["metrics"][main])
         rows.append(
             f"<tr><td><a href='#{name}'>{name}</a></td><td>{main}</td><td class='n'><b>{value}</b>"
@@ -62,7 +62,7 @@ def _section(name, entry, pictures):
     )
     return (
         f"<section id='{name}'><h2>{name}</h2><p class='lead'>"
-        f"{html.escape(EVALUATIONS[name].about)}</p><div class='grid pair'>"
+        f"{html.escape(find(name).about)}</p><div class='grid pair'>"
         f"<div class='card table'><table><tbody>{metrics}</tbody></table></div>"
         f"<div class='card table'><h3>Settings</h3><table><tbody>{settings}</tbody></table></div>"
         f"</div>{shown and f'<div class=grid>{shown}</div>'}</section>"

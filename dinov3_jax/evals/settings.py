@@ -1,8 +1,13 @@
-"""Settings of an evaluation from text: ``key=value``, checked against its dataclass."""
+"""An evaluation by its name, and its settings from text: ``key=value``, checked.
+
+One evaluation may be asked for several times, with other data or settings: as NAME@LABEL, the label
+being anything of letters, digits, "-" and "_". Settings, data and results go by the whole of it.
+"""
 
 import ast
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -15,18 +20,33 @@ from dinov3_jax.recipe import from_config_dict
 
 
 def find(name: str) -> Evaluation:
-    """The evaluation of that name; ``ConfigError`` that names the nearest."""
-    if name not in EVALUATIONS:
-        close = difflib.get_close_matches(name, EVALUATIONS, n=1, cutoff=0.0)
+    """The evaluation of NAME or NAME@LABEL; ``ConfigError`` that names the nearest."""
+    kind, at, label = name.partition("@")
+    if kind not in EVALUATIONS:
+        close = difflib.get_close_matches(kind, EVALUATIONS, n=1, cutoff=0.0)
         raise ConfigError(
-            f"there is no evaluation {name!r}; did you mean {close[0]!r}? They are "
+            f"there is no evaluation {kind!r}; did you mean {close[0]!r}? They are "
             f"{', '.join(EVALUATIONS)}"
         )
-    return EVALUATIONS[name]
+    if at and not re.fullmatch(r"[A-Za-z0-9_-]+", label):
+        raise ConfigError(
+            f"evaluation {name!r}: the label is {label!r}, wanted letters, digits, '-' and '_'"
+        )
+    return EVALUATIONS[kind]
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """``ConfigError`` for a name that is not one, or is there twice; ``where`` is what has them."""
+    for name in names:
+        find(name)
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"{where} has {name} twice; give each a label of its own, as {name}@A, {name}@B"
+            )
 
 
 def parse(name: str, data: str, assignments: Sequence[str]) -> Any:
-    """Settings of the evaluation ``name``: its defaults, ``data``, and each ``key=value``.
+    """Settings of an evaluation, NAME or NAME@LABEL: defaults, ``data``, and each ``key=value``.
 
     A value is a Python literal: ``28``, ``1e-3``, ``True``, ``None``, ``(10,20)`` or ``10,20``;
     text needs no quotes. Raises ``ConfigError`` for a name or key that does not exist and for a

@@ -35,24 +35,28 @@ EVALUATIONS: dict[str, Evaluation] = {
         linear.LinearSettings,
         "top1",
         "a grid of linear classifiers, the best on val/ (else on test/); class folders",
+        alone=True,
     ),
     "imagenet": Evaluation(
         imagenet.evaluate,
         imagenet.ImagenetSettings,
         "top1",
         "a linear classifier of ImageNet-1k on ReaL, V2, R, A, Sketch, C and ObjectNet",
+        alone=True,
     ),
     "attentive": Evaluation(
         attentive.evaluate,
         attentive.AttentiveSettings,
         "top1",
         "a small transformer on frozen patch tokens; clips or (frames=1) images in class folders",
+        alone=True,
     ),
     "finetune": Evaluation(
         finetune.evaluate,
         finetune.FinetuneSettings,
         "top1",
         "all weights trained to classify; class folders",
+        alone=True,
     ),
     "voc07": Evaluation(
         voc07.evaluate,

@@ -16,7 +16,7 @@ from dinov3_jax.config import ConfigError
 from dinov3_jax.data.decode import decode
 from dinov3_jax.data.fit import FITS, Fitted, fit
 from dinov3_jax.data.in_order import in_order
-from dinov3_jax.data.sources import Source, SourceError
+from dinov3_jax.data.record import Source, SourceError, read
 from dinov3_jax.features import store
 from dinov3_jax.features.extract import extractor, whole_batch
 from dinov3_jax.features.formats import check_format
@@ -53,9 +53,10 @@ def write_features(
     ``share`` (i, n): only every n-th part, from the i-th, counted from 0; n processes, each with
     its own i, fill one folder that all of them see.
 
-    Images of equal shape share a batch. An image that cannot be read is logged, noted in the index
-    and skipped. ``ConfigError`` for settings that make no sense or differ from those in ``out``;
-    ``SourceError`` when more than half of all images cannot be read.
+    Images of equal shape share a batch. An image that cannot be decoded is logged, noted in the
+    index and skipped. ``ConfigError`` for settings that make no sense or differ from those in
+    ``out``; ``SourceError`` when more than half of all images cannot be decoded, and where the file
+    system gives no bytes.
     """
     out = store.local(out)
     _check(settings, model, share)
@@ -125,10 +126,10 @@ def _check(settings, model, share):
 def _load(source: Source, index: int, **how) -> _Loaded:
     path = f"record {index}"
     try:
-        record = source[index]
+        record = read(source, index)
         path = record.id
         return _Loaded(path, fit(decode(record.image), **how), "")
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         _log.warning("unreadable image %s, skipped: %s", path, error)
         return _Loaded(path, None, str(error))
 

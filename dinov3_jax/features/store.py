@@ -6,12 +6,15 @@
 
 A line of the index: ``path``, ``part``, and either ``file`` (stem), ``row`` (in that file), ``h``,
 ``w`` (patches of the model's stride) and ``height``, ``width`` (pixels that show the image), or
-``error``. A part whose index is there is whole; nothing else of a run that was killed counts.
+``error``. The line of a file's row 0 also has ``crc32``: array name -> that of its dtype, shape and
+bytes. A part whose index is there is whole; nothing else of a run that was killed counts.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -97,8 +100,11 @@ def write_part(
     format: str,
 ) -> None:
     """Writes the ``files`` of a part, stem -> (paths [n], name -> [n, ...]), then its index."""
+    sums = {}
     for stem, (paths, arrays) in files.items():
         FORMATS[format].write(out / stem, paths, arrays)
+        sums[stem] = {name: _crc32(array) for name, array in arrays.items()}
+    rows = [{**row, "crc32": sums[row["file"]]} if row.get("row") == 0 else row for row in rows]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_text(_index(out, part), text)
 
@@ -109,7 +115,8 @@ def read_parts(
     """Part by part: index rows, and stem -> name -> array [n, ...] of the files they speak of.
 
     ``names``: only these arrays. Of format npy they are memory maps. Raises ``ConfigError`` for a
-    folder without features or one whose run has not finished.
+    folder without features, one whose run has not finished, and a file that cannot be read or does
+    not have the rows of its index; whether it is the one that was written, ``check_sums`` says.
     """
     out = local(out)
     settings = _settings(out)
@@ -121,10 +128,22 @@ def read_parts(
             f"{out} has {len(indexes)} of {count} parts; run the same dinov3 features again, it "
             "goes on where it stopped"
         )
-    read = FORMATS[settings["format"]].read
     for rows in indexes:
-        stems = dict.fromkeys(row["file"] for row in rows if "file" in row)
-        yield rows, {stem: read(out / stem, names) for stem in stems}
+        held = collections.Counter(row["file"] for row in rows if "file" in row)
+        yield rows, {stem: _read(out, stem, names, settings, n) for stem, n in held.items()}
+
+
+def check_sums(out: str | Path, rows: list[dict], files: Mapping[str, Arrays]) -> None:
+    """``ConfigError`` unless the ``files`` of a part hold what was written; reads every byte.
+
+    Arguments as ``read_parts`` gives them. Parts that were written without sums pass.
+    """
+    for row in rows:
+        for name, wanted in row.get("crc32", {}).items():
+            array = files[row["file"]].get(name)
+            if array is not None and _crc32(array) != wanted:
+                found = f"has {name} of crc32 {_crc32(array)}, wanted {wanted} as in its index"
+                raise _damaged(out, row["file"], found)
 
 
 def read_features(
@@ -133,11 +152,13 @@ def read_features(
     """(paths [n], name -> array [n, ...]) of all readable images, in the order of their source.
 
     Where images differ in the shape of an array (patch tokens of images of several sizes), it is
-    a list of n arrays instead. ``names``: only these arrays. Errors as ``read_parts``.
+    a list of n arrays instead. ``names``: only these arrays. Errors as ``read_parts`` and
+    ``check_sums``.
     """
     paths: list[str] = []
     values: dict[str, list[np.ndarray]] = {}
     for rows, files in read_parts(out, names):
+        check_sums(out, rows, files)
         for row in rows:
             if "file" not in row:
                 continue
@@ -152,6 +173,29 @@ def read_features(
 
 def parts(images: int, part: int) -> int:
     return -(-images // part)
+
+
+def _read(out, stem, names, settings, count):
+    try:
+        arrays = FORMATS[settings["format"]].read(out / stem, names)
+    except (OSError, ValueError, EOFError) as error:  # numpy's for a file that is cut short
+        raise _damaged(out, stem, f"cannot be read ({error})") from error
+    for name, array in arrays.items():
+        if len(array) != count:
+            raise _damaged(out, stem, f"has {len(array)} rows of {name}, its index {count}")
+    return arrays
+
+
+def _damaged(out, stem, what):
+    return ConfigError(
+        f"{out}/{stem} {what}; delete {stem.split('-')[0]}.jsonl there and run the same command "
+        "again, which makes that part anew"
+    )
+
+
+def _crc32(array):
+    start = zlib.crc32(f"{array.dtype.str} {array.shape}".encode())
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, start)
 
 
 def _settings(out):

@@ -66,6 +66,16 @@ def train_features(
     return nnx.merge(graph(config), params).forward((images,), keys=keys)[0]
 
 
+def frozen(
+    config: CompleteVitConfig | ConvNextConfig, *, dtype: str
+) -> CompleteVitConfig | ConvNextConfig:
+    """As a ``Model`` computes that is not trained: in ``dtype``, with the attention that suits the
+    device it comes to, which need not be the one it was trained on."""
+    if isinstance(config, ConvNextConfig):
+        return dataclasses.replace(config, dtype=dtype)
+    return dataclasses.replace(config, dtype=dtype, attention="auto")
+
+
 def random_model(name: str, config: CompleteVitConfig | ConvNextConfig, *, seed: int = 0) -> Model:
     """A model as training would start it."""
     make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(build.backbone(config, nnx.Rngs(seed)))))

@@ -7,6 +7,7 @@ takes minutes.
 """
 
 import dataclasses
+import functools
 import multiprocessing
 import tempfile
 import time
@@ -21,11 +22,11 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec as P
 from dinov3_jax.config import ConfigError, TrainConfig
 from dinov3_jax.data.pipeline import train_batches
 from dinov3_jax.data.record import Record
-from dinov3_jax.data.resolution import crops_at
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.compiler import compiler_options
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.models import build
+from dinov3_jax.plan.hlo import is_whole, packed_bytes
 from dinov3_jax.plan.topology import Topology, tpu_devices
 from dinov3_jax.train.program import BOOKKEEPING, step_program
 from dinov3_jax.train.state import init_state, state_shardings
@@ -33,6 +34,7 @@ from dinov3_jax.train.state import init_state, state_shardings
 _REPORT = "after_optimizations-memory-usage-report.txt"
 _PROGRAM = "after_optimizations.txt"
 _MACHINE = "after_codegen.txt"
+_PATIENCE = 120.0  # seconds for the rest of what the compiler has begun to write
 
 
 class Compiled(NamedTuple):
@@ -45,17 +47,17 @@ class Compiled(NamedTuple):
 
 
 def abstract_arguments(
-    configs: dict[str, TrainConfig], mesh: Mesh, *, resolution: int
+    configs: dict[str, TrainConfig], mesh: Mesh
 ) -> tuple[dict, dict, Any, dict | None]:
     """(states, batch, key, frozen teacher) of ``step_program`` as shapes on ``mesh``.
 
-    The batch has the shapes that the data pipeline gives for entry ``resolution`` of
-    ``crops.mixture``: one group is read from a picture made up here.
+    The batch has the shapes that the data pipeline gives: one group is read from a picture made up
+    here. ``crops.mixture`` is None: a step has one size.
     """
     states, frozen = abstract_state(configs, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, P()))
-    batch = _abstract_batch(next(iter(configs.values())), mesh, resolution)
+    batch = _abstract_batch(next(iter(configs.values())), mesh)
     return states, batch, key, frozen
 
 
@@ -83,11 +85,10 @@ def _abstract(make, config, shardings):
     )
 
 
-def _abstract_batch(config, mesh, resolution):
+def _abstract_batch(config, mesh):
     one = dataclasses.replace(
         config,
         batch=dataclasses.replace(config.batch, images=config.batch.group, accumulate=1),
-        crops=dataclasses.replace(crops_at(config.crops, resolution), mixture=None),
         data=dataclasses.replace(config.data, threads=1, workers=0, buffer=1),
     )
     side = config.crops.global_size
@@ -103,10 +104,8 @@ def _abstract_batch(config, mesh, resolution):
     }
 
 
-def compile_for(
-    configs: dict[str, TrainConfig], topology: Topology, *, resolution: int, codegen: bool
-) -> Compiled:
-    """Compiles one step for a TPU topology; ``codegen``: to machine code.
+def compile_for(configs: dict[str, TrainConfig], topology: Topology, *, codegen: bool) -> Compiled:
+    """Compiles one step for a TPU topology; ``codegen``: to machine code. No ``crops.mixture``.
 
     Raises ``ConfigError`` for a recipe that does not lower; a program that does not fit into memory
     is a result (``Compiled.error``).
@@ -115,7 +114,7 @@ def compile_for(
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = context.Pipe()
         child = context.Process(
-            target=_compile, args=(configs, topology, resolution, folder, theirs), daemon=True
+            target=_compile, args=(configs, topology, folder, theirs), daemon=True
         )
         started = time.perf_counter()
         child.start()
@@ -127,12 +126,11 @@ def compile_for(
             child.join()
         if outcome.get("refused"):
             raise ConfigError(f"the step of this recipe does not lower: {outcome['refused']}")
-        files = {p.name: p for p in epath.Path(folder).iterdir() if "jit_step" in p.name}
-        find = lambda end: next((p.read_text() for n, p in files.items() if n.endswith(end)), "")  # noqa: E731
+        dumped = functools.partial(_dumped, epath.Path(folder))
         return Compiled(
-            program=find("." + _PROGRAM),
-            machine=find("." + _MACHINE),
-            memory=find("." + _REPORT),
+            program=dumped(_PROGRAM),
+            machine=dumped(_MACHINE),
+            memory=dumped(_REPORT),
             peak_bytes=outcome.get("peak_bytes"),
             seconds=time.perf_counter() - started,
             error=outcome.get("error", ""),
@@ -140,7 +138,8 @@ def compile_for(
 
 
 def _outcome(child, pipe, folder, codegen):
-    """What the child says; {} once its reports are on disk, if that is enough."""
+    """What the child says; {} once program and report of memory are on disk, if that is enough."""
+    appeared = None
     while True:
         if pipe.poll(0.5):
             try:
@@ -148,21 +147,40 @@ def _outcome(child, pipe, folder, codegen):
             except EOFError:
                 child.join()
                 raise RuntimeError(f"the compiler's process died, exit {child.exitcode}") from None
-        # The report is the last thing written before machine code.
-        if not codegen and any("jit_step" in p.name for p in folder.glob(f"*{_REPORT}")):
-            time.sleep(1.0)  # for the rest of the file
+        # They are the last things written before machine code, the smaller one often first.
+        report = "" if codegen else _dumped(folder, _REPORT)
+        if not report:
+            continue
+        lacking = []
+        if packed_bytes(report) is None:
+            lacking.append(f"'Total bytes' of the space with color=0 in {_REPORT}")
+        if not is_whole(_dumped(folder, _PROGRAM)):
+            lacking.append(f"the end of {_PROGRAM}")
+        if not lacking:
             return {}
+        appeared = appeared or time.monotonic()
+        if time.monotonic() - appeared > _PATIENCE:
+            raise RuntimeError(
+                f"the compiler did not finish its reports within {_PATIENCE} s; it lacks "
+                f"{' and '.join(lacking)}. --codegen does without"
+            )
 
 
-def _compile(configs, topology, resolution, folder, pipe):
+def _dumped(folder, end):
+    """Text of the file that the compiler wrote of the step under that name, "" if there is none."""
+    found = (p for p in folder.iterdir() if "jit_step" in p.name and p.name.endswith("." + end))
+    return next((p.read_text() for p in found), "")
+
+
+def _compile(configs, topology, folder, pipe):
     """In the child: sends a dict of results, or of the reason why there are none."""
     try:
         devices = tpu_devices(topology)
         shared = next(iter(configs.values()))
         mesh = make_mesh(shared.mesh, devices)
         with jax.set_mesh(mesh):
-            arguments = abstract_arguments(configs, mesh, resolution=resolution)
-            program = step_program(configs, mesh, crops_at(shared.crops, resolution))
+            arguments = abstract_arguments(configs, mesh)
+            program = step_program(configs, mesh, shared.crops)
             lowered = program.lower(*arguments)
     except Exception:
         pipe.send({"refused": traceback.format_exc(limit=-3)})

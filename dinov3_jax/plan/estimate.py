@@ -6,16 +6,19 @@ from typing import Any, NamedTuple
 import jax
 
 from dinov3_jax.config import ConvNextConfig, TrainConfig
+from dinov3_jax.distributed.mesh import mesh_sizes
 from dinov3_jax.models import presets
 from dinov3_jax.plan.hlo import KINDS, Collective
 from dinov3_jax.plan.topology import Topology
-from dinov3_jax.train.flops import image_flops, step_flops
+from dinov3_jax.train.flops import image_flops, recomputed_flops, step_flops
 from dinov3_jax.train.state import init_state
 
 # Hz, for which the compiler's cycles are turned into seconds.
 CLOCK = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 # Bytes of a chip that programs can have (GiB as the compiler's own messages give them).
 _USABLE = {"v4": 30.75, "v5e": 15.75, "v5p": 94.75, "v6e": 31.25}
+# Of a GPU: what jax reserves unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+_GPU_SHARE = 0.75
 # Images per CPU-second that ``benchmarks.data`` measured on an AMD EPYC core: where crops are made.
 HOST_RATE = {"device": 880, "host": 150}
 
@@ -80,16 +83,19 @@ def checkpoint_bytes(config: TrainConfig) -> int:
 def capacity(topology: Topology) -> int:
     """Bytes of a chip's memory that a program can have."""
     usable = _USABLE.get(topology.generation)
-    return int(usable * 2**30) if usable else topology.chip.hbm_bytes
+    return int(usable * 2**30 if usable else _GPU_SHARE * topology.chip.hbm_bytes)
 
 
 def activation_bytes(config: TrainConfig, chips: int) -> int:
     """What the student's forward pass keeps on one chip: an estimate, where no compiler tells.
 
-    Arrays of the compute dtype that the blocks keep under ``student.remat``, and three float32
-    copies of the logits. Not counted: work space of single operations.
+    Arrays of the compute dtype that the blocks keep under ``student.remat``, with the gathered
+    weights where that is "none", and three float32 copies of the logits. Not counted: work space of
+    single operations. ``crops.mixture`` is None.
     """
     backbone = presets.complete(config.student)
+    _, *shards, _ = mesh_sizes(config.mesh, chips)
+    weights = math.prod(shards) > 1 and backbone.remat == "none"
     crops, images = config.crops, config.batch.images / chips / config.batch.accumulate
     if isinstance(backbone, ConvNextConfig):
         places = 2 * crops.global_size**2 + crops.local_count * crops.local_size**2
@@ -98,6 +104,9 @@ def activation_bytes(config: TrainConfig, chips: int) -> int:
             for i, (depth, dim) in enumerate(zip(backbone.stage_depths, backbone.stage_dims))
         )
         blocks = images * places * kept * 2
+        if weights:
+            sizes = zip(backbone.stage_depths, backbone.stage_dims)
+            blocks += 2 * sum(depth * (8 * dim**2 + 49 * dim) for depth, dim in sizes)
     else:
         size, patch = 2 if backbone.dtype == "bfloat16" else 4, backbone.patch_size
         extra = 1 + backbone.storage_tokens
@@ -116,6 +125,8 @@ def activation_bytes(config: TrainConfig, chips: int) -> int:
         kept = per_block.get(remat) or D + dropped * sum(widths[n] for n in remat.split("+"))
         layers = backbone.remat_blocks * D + (backbone.depth - backbone.remat_blocks) * kept
         blocks = images * tokens * layers * size
+        if weights:
+            blocks += (backbone.depth - backbone.remat_blocks) * D * (4 * D + fc1 + F) * size
     cls = images * (2 + crops.local_count) * config.dino.head.prototypes
     masked = images * 2 * config.ibot.mask_probability * sum(config.ibot.mask_ratio) / 2
     patches = (crops.global_size // config.student.stride) ** 2
@@ -140,10 +151,11 @@ def collective_rows(found: list[Collective]) -> dict[str, dict]:
 
 
 def flops_rows(configs: dict[str, TrainConfig]) -> dict[str, float]:
-    """FLOP of a step and, of the first student, per image."""
+    """FLOP of a step and, of the first student, per image; "recomputed" is in none of the sums."""
     first = next(iter(configs.values()))
     return {
         "step": step_flops(configs),
         "image": image_flops(first).total,
         **image_flops(first)._asdict(),
+        "recomputed": recomputed_flops(first),
     }

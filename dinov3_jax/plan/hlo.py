@@ -1,6 +1,7 @@
 """Reading the compiler's optimised program (HLO text): loops, collectives, estimated cycles.
 
 What stands in a loop counts once for each turn; the compiler's own summaries count it once in all.
+Every branch of a conditional counts.
 """
 
 import collections
@@ -14,7 +15,7 @@ _BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2,
           "s16": 2, "u16": 2}  # fmt: skip
 _HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _CALLS = re.compile(r"(calls|body|called_computations)=\{?%?([\w.\-]+)")
-_BRANCHES = re.compile(r"(?:branch_computations=\{|(?:true|false)_computation=)([^},]*)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=([^,\s]+)")
 _COLLECTIVE = re.compile(rf"%?[\w.\-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\((.*?)\)")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _NO_ESTIMATE = 2**62  # the compiler writes about 2^63 where it has none
@@ -30,7 +31,7 @@ class Collective(NamedTuple):
 
 
 def collectives(program: str) -> list[Collective]:
-    """Every collective of a program.
+    """Every collective of a program; ``ValueError`` for one in a loop whose turns are not known.
 
     Received bytes: result less operand of an all-gather, operand less result of a reduce-scatter,
     twice the operand of an all-reduce (which is both), the operand of the others. What is gathered
@@ -43,6 +44,7 @@ def collectives(program: str) -> list[Collective]:
             match = _COLLECTIVE.search(line)
             if not match:
                 continue
+            _check_turns(times[computation], computation, line)
             result, kind, start, operands = match.groups()
             name = re.search(r'op_name="([^"]*)"', line)
             name = name[1] if name else ""
@@ -76,28 +78,39 @@ def cycles(program: str) -> int | None:
     """The compiler's estimate of cycles of one step; None for a program without machine code.
 
     Without collectives and hand-written kernels, and with whatever can overlap overlapped.
+    ``ValueError`` as ``collectives``.
     """
     computations, times, _, _ = _read(program)
     total = 0
     for computation, lines in computations.items():
         for line in lines if times[computation] else ():
-            if match := re.search(r'"estimated_cycles":"(\d+)"', line):
-                count = int(match[1])
-                total += times[computation] * count if count < _NO_ESTIMATE else 0
+            match = re.search(r'"estimated_cycles":"(\d+)"', line)
+            if match and int(match[1]) < _NO_ESTIMATE:
+                _check_turns(times[computation], computation, line)
+                total += times[computation] * int(match[1])
     return total or None
+
+
+def is_whole(program: str) -> bool:
+    """Whether the text is a module to its end: ENTRY comes last, its brace at the margin."""
+    return "\nENTRY " in program and program.rstrip().endswith("\n}")
 
 
 def packed_bytes(report: str) -> int | None:
     """Bytes of the first memory space (HBM) in the compiler's report of its buffers.
 
-    Before the last packing: 10 to 30 % more than the peak. None for an empty report.
+    Before the last packing: 10 to 30 % more than the peak. None for a report that is empty or not
+    written so far.
     """
-    match = re.search(r"color=0\)\s*Total bytes: (\d+)", report)
+    match = re.search(r"color=0\)\s*Total bytes: (\d+) \(", report)
     return int(match[1]) if match else None
 
 
 def _read(program):
-    """({computation: lines}, how often each runs in a step, entry and loops, bodies of fusions)."""
+    """({computation: lines}, how often each runs in a step, entry and loops, bodies of fusions).
+
+    NaN times: in a loop whose turns are not known.
+    """
     computations, entry, current = {}, None, None
     for line in program.splitlines():
         if not line.startswith(" ") and (match := _HEAD.match(line)):
@@ -116,7 +129,8 @@ def _read(program):
                     inline.update({called} if how == "body" and name in inline else ())
                     fused.update({called} if " fusion(" in line else ())
                     walk(called, count * (turns if how == "body" else 1))
-            for called in _BRANCHES.findall(line):
+            branches = ",".join(a or b for a, b in _BRANCHES.findall(line))
+            for called in branches.split(","):
                 called = called.strip().lstrip("%")
                 if called in computations:
                     inline.update({called} if name in inline else ())
@@ -129,13 +143,25 @@ def _read(program):
 
 
 def _turns(line, computations):
-    """Turns of a counted loop: the one integer constant that its condition compares with."""
+    """Turns of a counted loop: the one integer constant that its condition compares with, or NaN.
+
+    NaN, and not 1: most loops hold nothing that is counted here, and need not be known.
+    """
     if match := re.search(r'known_trip_count":\{"n":"(\d+)"', line):
         return int(match[1])
     match = re.search(r"condition=%?([\w.\-]+)", line)
     text = "\n".join(computations[match[1]]) if match else ""
     constants = set(re.findall(r"s32\[\]\S* constant\((\d+)\)", text))
-    return int(constants.pop()) if len(constants) == 1 else 1
+    return int(constants.pop()) if len(constants) == 1 else math.nan
+
+
+def _check_turns(times, computation, line):
+    if math.isnan(times):
+        raise ValueError(
+            f"the computation {computation} is in a loop whose number of turns its condition does "
+            "not tell (wanted: one integer constant there, or known_trip_count), so that this "
+            f"cannot be counted: {line.strip()[:200]}"
+        )
 
 
 def _parameters(lines):

@@ -8,11 +8,13 @@ from typing import Any
 from jax.sharding import AbstractMesh, AxisType
 
 from dinov3_jax.config import ConfigError, MeshConfig, TrainConfig
+from dinov3_jax.data.resolution import crops_at
 from dinov3_jax.distributed.mesh import AXES, mesh_sizes
 from dinov3_jax.plan import estimate, hlo
 from dinov3_jax.plan.compile import abstract_state, compile_for
 from dinov3_jax.plan.topology import Topology
 from dinov3_jax.train.check import check_recipe
+from dinov3_jax.train.flops import step_flops
 
 
 def plan(
@@ -26,8 +28,10 @@ def plan(
 
     ``configs`` by name of the student. ``codegen`` compiles to machine code: minutes instead of
     seconds, and the compiler's word on peak memory and cycles. ``price`` in money per chip-hour.
-    With ``crops.mixture`` the largest sizes are compiled: they need the most memory.
+    With ``crops.mixture`` everything speaks of a step of the largest sizes, which need the most
+    memory, but "whole_run": there a mean step is at the MFU bound of that largest one.
     """
+    mixed, configs = configs, {name: _largest(config) for name, config in configs.items()}
     config = next(iter(configs.values()))
     sizes = mesh_sizes(config.mesh, topology.chips)
     mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -43,13 +47,13 @@ def plan(
         "remat": config.student.remat,
         "remat_blocks": config.student.remat_blocks,
         "images_per_step": config.batch.images,
+        "crops": (config.crops.global_size, config.crops.local_size),
         "flops": estimate.flops_rows(configs),
         "checkpoint_bytes": sum(estimate.checkpoint_bytes(c) for c in configs.values()),
     }
     found, cycles, peak = [], None, None
     if topology.compiles:
-        resolution = _largest(config)
-        compiled = compile_for(configs, topology, resolution=resolution, codegen=codegen)
+        compiled = compile_for(configs, topology, codegen=codegen)
         total, peak = hlo.packed_bytes(compiled.memory), compiled.peak_bytes
         result["error"] = compiled.error
         result["compile_seconds"] = round(compiled.seconds, 1)
@@ -75,16 +79,21 @@ def plan(
     }
     time = estimate.step_time(configs, topology, found, cycles)
     result["time"] = {**time._asdict(), "bound": time.bound, "mfu_bound": time.mfu}
-    result["whole_run"] = _whole_run(configs, topology, time.bound, price)
+    mean = step_flops(mixed) / step_flops(configs)
+    result["whole_run"] = _whole_run(configs, topology, time.bound * mean, price)
+    result["whole_run"]["mean_of_largest"] = mean
     return result
 
 
 def _largest(config):
-    mixture = config.crops.mixture
-    return 0 if mixture is None else max(range(len(mixture)), key=lambda i: mixture[i][:2])
+    """The recipe with the largest sizes of ``crops.mixture`` for all of its steps."""
+    sizes = config.crops.mixture or [()]
+    index = max(range(len(sizes)), key=lambda i: sizes[i][:2])
+    return dataclasses.replace(config, crops=crops_at(config.crops, index))
 
 
 def _whole_run(configs, topology, seconds, price):
+    """``seconds`` of the mean step."""
     config = next(iter(configs.values()))
     steps = max(c.steps for c in configs.values())
     hours = steps * seconds * topology.chips / 3600
@@ -145,9 +154,9 @@ def rank(plans: list[dict]) -> list[dict]:
     """Those that fit, fastest per image first: time bound with what ``remat`` computes again."""
 
     def seconds(made):
-        again = {"full": 1.0, "attention+proj+fc1": 0.12, "qkv+attention+proj+fc1": 0.0}
-        student = made["flops"]["student"] / 3 * again.get(made["remat"], 0.0)
-        bound = made["time"]["bound"] * (1 + student / made["flops"]["image"])
-        return bound / made["images_per_step"]
+        flops, time = made["flops"], made["time"]
+        # The compiler's cycles have it already.
+        again = 0.0 if time["compiler"] else flops["recomputed"] / flops["image"]
+        return time["bound"] * (1 + again) / made["images_per_step"]
 
     return sorted((p for p in plans if p["memory"]["fits"]), key=seconds)

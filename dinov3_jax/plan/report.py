@@ -35,9 +35,13 @@ def text(plan: dict) -> str:
     flops, money = plan["flops"], ""
     if run["money"] is not None:
         money = f", {run['money']:,.0f} at {run['price_per_chip_hour']} a chip-hour"
+    mean, size, whole = run["mean_of_largest"], "", "bound"
+    if mean != 1.0:
+        size = " of the largest crops, {} and {} pixels, as all above".format(*plan["crops"])
+        whole = f"MFU, a mean step having {mean:.1%} of that FLOP"
     lines += [
         "",
-        "Time of a step",
+        f"Time of a step{size}",
         f"  {flops['step']:.3e} FLOP, {flops['image'] / 1e12:.2f} TFLOP an image (exact)",
         f"  {time['floor']:7.3f} s at the chips' peak",
     ]
@@ -53,9 +57,10 @@ def text(plan: dict) -> str:
     lines += [
         f"  {time['bound']:7.3f} s at least, MFU {time['mfu_bound']:.0%} at most: a bound, not a "
         "forecast:",
-        "            all that may overlap does, and nothing stalls",
+        "            all that may overlap does, and nothing stalls"
+        + (", and Pallas kernels take no time" if time["compiler"] else ""),
         "",
-        f"The whole recipe at that bound ({run['steps']:,} steps, {run['images']:,} images)",
+        f"The whole recipe at that {whole} ({run['steps']:,} steps, {run['images']:,} images)",
         f"  {run['days']:.1f} days, {run['chip_hours']:,.0f} chip-hours" + money,
         f"  {run['images_per_second']:,.0f} images/s, about {run['host_cores']:.1f} host cores "
         "(estimate)",

@@ -70,6 +70,57 @@ def image_flops(config: TrainConfig) -> Flops:
     return Flops(*(sum(s * f for s, f in zip(shares, row)) / sum(shares) for row in zip(*parts)))
 
 
+def recomputed_flops(config: TrainConfig) -> float:
+    """FLOP per image that ``student.remat`` computes again in the backward pass; no model FLOPs.
+
+    Matmuls and convolutions of blocks that are not kept, as jax differentiates them: attention
+    unless all is kept (its output alone does not give its gradient), never the last matrix of a
+    transformer block, whose output no gradient needs. With ``crops.mixture``: the mean over its
+    sizes.
+    """
+    shares = [share for *_, share in config.crops.mixture or ((1.0,),)]
+    again = [_recomputed(config, crops_at(config.crops, i)) for i in range(len(shares))]
+    return sum(s * f for s, f in zip(shares, again)) / sum(shares)
+
+
+def _recomputed(config, crops):
+    backbone, total = presets.complete(config.student), 0.0
+    for count, side in _crops(crops):
+        if isinstance(backbone, ConvNextConfig):
+            total += count * _convnext_again(backbone, side)
+        else:
+            group = config.batch.group
+            kept = kept_samples(group * count, backbone.drop_path) / group
+            total += kept * _vit_again(backbone, side)
+    return total
+
+
+def _vit_again(config, side):
+    """Of one image that no branch drops."""
+    dim, hidden = config.embed_dim, presets.ffn_hidden(config)
+    tokens = (side // config.patch_size) ** 2 + 1 + config.storage_tokens
+    hidden_matrices = {"mlp": 1, "swiglu": 2}[config.ffn]
+    matrices = {"qkv": 3 * dim**2, "proj": dim**2, "fc1": hidden_matrices * dim * hidden}
+    attention = 4 * tokens**2 * dim
+
+    def block(remat):
+        kept = {"full": (), "dots": tuple(matrices)}.get(remat, remat.split("+"))
+        again = sum(size for name, size in matrices.items() if name not in kept)
+        return 0 if remat == "none" else 2 * tokens * again + attention
+
+    full = config.remat_blocks
+    return full * block("full") + (config.depth - full) * block(config.remat)
+
+
+def _convnext_again(config, side):
+    # Here LayerScale's gradient needs what the last matrix writes.
+    again = {"none": (0, 0), "dots": (49, 0), "full": (49, 8)}[config.remat]
+    return sum(
+        depth * 2 * (side // (4 * 2**i)) ** 2 * (again[0] * dim + again[1] * dim**2)
+        for i, (depth, dim) in enumerate(zip(config.stage_depths, config.stage_dims))
+    )
+
+
 def forward_flops(backbone: CompleteVitConfig | ConvNextConfig, height: int, width: int) -> Forward:
     """Of one image of that many pixels, multiples of the stride."""
     if isinstance(backbone, ConvNextConfig):
@@ -103,14 +154,18 @@ def _convnext(config, height, width):
     return Forward(downsample[0], sum(downsample[1:]) + blocks, 0)
 
 
+def _crops(crops):
+    """(how many of an image, their side) of the student's crops."""
+    both = ((2, crops.global_size), (crops.local_count, crops.local_size))
+    return [(count, side) for count, side in both if count]
+
+
 def _at(config: TrainConfig, crops: CropConfig) -> Flops:
     """Of crops of these sizes; two of them are global."""
     group, side, n_local = config.batch.group, crops.global_size, crops.local_count
     backbone = presets.complete(config.student)
     blocks = attention = 0.0
-    for count, size in ((2, side), (n_local, crops.local_size)):
-        if not count:
-            continue
+    for count, size in _crops(crops):
         one = forward_flops(backbone, size, size)
         kept = kept_samples(group * count, config.student.drop_path) / group
         blocks += 2 * count * one.embed + 3 * kept * one.blocks

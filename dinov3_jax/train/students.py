@@ -113,7 +113,7 @@ class Student:
         row = evaluate.evaluate_teacher(
             self.forward, teacher, self.eval_data, self.config, float(temperature), seen=seen
         )
-        row |= suite_row(self.config, teacher, self.mesh)
+        row |= suite_row(self.config, teacher, self.mesh, first=done == self.begin)
         if self.writer is not None:
             self.writer.write(done, row)
             write_similarity(self.workdir, done, images, seen.patch_tokens)

@@ -48,6 +48,26 @@ def test_several_evaluations_and_again(run, data, tmp_path, capsys):
         run("--eval=knn", f"--data={data}", *SIZES[:2])
 
 
+def test_one_evaluation_twice_by_labels(run, data, tmp_path):
+    sizes = [flag.replace("knn", f"knn@{label}") for flag in SIZES[:2] for label in ("few", "one")]
+    entries = run(
+        "--eval=knn@few,knn@one",
+        f"--data={data}",
+        f"--data=knn@one={data}/",
+        *sizes,
+        "--set=knn@few.neighbours=3,5",
+        "--set=knn@one.neighbours=1,",
+    )
+    assert {name: entry["settings"]["neighbours"] for name, entry in entries.items()} == {
+        "knn@few": [3, 5],
+        "knn@one": [1],
+    }
+    assert entries["knn@one"]["settings"]["data"] == f"{data}/"
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "id='knn@few'" in page
+    assert "id='knn@one'" in page
+
+
 def test_bad_data_ends_with_the_name_of_the_evaluation(run):
     with pytest.raises(SourceError, match="knn: /nowhere has no splits"):
         run("--eval=knn", "--data=/nowhere", *SIZES[:2])
@@ -62,6 +82,8 @@ def test_what_an_evaluation_refuses_is_an_error_of_the_user(run, data):
     ("flags", "message"),
     [
         (["--eval=knm", "--data=x"], "did you mean 'knn'"),
+        (["--eval=knn,knn", "--data=x"], "--eval has knn twice; give each a label of its own"),
+        (["--eval=knn@a", "--data=knn=x"], "--data=knn=... is for knn; --eval asks for knn@a"),
         (["--eval=knn", "--data=logistic=x"], "logistic=... is for logistic; --eval asks for knn"),
         (["--eval=knn,logistic", "--data=knn=x"], "logistic has no data"),
         (["--eval=knn", "--data=x", "--set=logistic.crop=8"], "is for logistic"),

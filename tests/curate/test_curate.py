@@ -22,11 +22,16 @@ from tests.curate.pools import model, recipe, write_colours
 from tests.features.models import mesh, vit
 
 
-def run(folder, out, *, kind="folder", chosen=model, **changes):
-    """What ``write_sets`` has written below ``folder``, curated into ``out``."""
+def run(folder, out, *, kind="folder", chosen=model, more=None, **changes):
+    """What ``write_sets`` has written below ``folder``, curated into ``out``.
+
+    ``more``: a folder beside the others that is a further seed set of this name.
+    """
     path = str(folder / "pool")
     pool = Pool(open_kind(kind, path, labels="folders"), kind, path, "folders")
     seeds = {"yellow": open_images(str(folder / "seeds"))}
+    if more is not None:
+        seeds["more"] = open_images(str(folder / more))
     against = [open_images(str(folder / "against"))]
     return curate(chosen(), pool, seeds, against, recipe(**changes), out, mesh=mesh(1))
 
@@ -163,10 +168,28 @@ def test_other_settings_are_refused(sets, copied):
         run(sets, copied, seed=1)
     # What was made from the old sample refuses too, and when it is gone all is made anew.
     shutil.rmtree(copied / "sample")
+    message = r"another choice \(balanced: 16 images there, 17 now\); set sample.budget and --seeds"
+    with pytest.raises(ConfigError, match=message):
+        run(sets, copied, sample=more)
+    (copied / "manifest.jsonl").unlink()
     with pytest.raises(ConfigError, match="shards was packed with other settings: listing"):
         run(sets, copied, sample=more)
+    assert not (copied / "manifest.jsonl").exists()  # none beside other shards
     shutil.rmtree(copied / "shards")
     assert len(run(sets, copied, sample=more).chosen["balanced"]) == 17
+
+
+@pytest.mark.parametrize("pack", [recipe().pack, None])
+def test_one_more_seed_set_is_refused(sets, copied, pack):
+    """What was chosen, packed and reported stays as it is."""
+    if pack is None:
+        shutil.rmtree(copied / "shards")
+    results = ("manifest.jsonl", "report.html", "shards/manifest.json")
+    before = {name: tree(copied).get(name) for name in results}
+    message = r"another choice \(retrieved:more: 0 images there, \d+ now\); set sample.budget and -"
+    with pytest.raises(ConfigError, match=message):
+        run(sets, copied, more="pool/c1", pack=pack)
+    assert {name: tree(copied).get(name) for name in results} == before
 
 
 def test_other_inputs_are_refused(sets, copied, tmp_path):
@@ -213,6 +236,9 @@ def test_pools_that_are_too_small(sets, tmp_path):
     message = r"recipe for 47 images \(the pool\): level 1 asks for 47 clusters of 47 inputs"
     with pytest.raises(ConfigError, match=message):
         run(sets, tmp_path / "out", levels=(level,))
+    unknown = dataclasses.replace(recipe().retrieve, neighbours_of=(("yelow", 3),))
+    with pytest.raises(ConfigError, match="speaks of yelow, but the seed sets are yellow; give"):
+        run(sets, tmp_path / "out", retrieve=unknown)
     assert not (tmp_path / "out").exists()  # known before anything is computed
     message = r"sample.budget is 45, but there are 42 images \(the pool without duplicates\)"
     with pytest.raises(ConfigError, match=message):

@@ -1,3 +1,6 @@
+import functools
+import json
+
 import numpy as np
 import pytest
 
@@ -63,3 +66,78 @@ def test_shares_of_several_processes_make_one_folder(tmp_path):
     embed(model(), files, tmp_path / "out", settings, mesh=mesh(1), share=(0, 2))
     for path in (tmp_path / "whole").iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.fixture
+def embedded(tmp_path):
+    """Three parts of 16, 16 and 15 images."""
+    write_colours(tmp_path / "pool")
+    files = open_kind("folder", str(tmp_path / "pool"), labels="none")
+    make = functools.partial(embed, model(), files, tmp_path / "out", recipe().embed, mesh=mesh(1))
+    make()
+    return tmp_path / "out", make
+
+
+def cut(folder):
+    path = folder / "00000-8x8.cls.npy"
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def fewer_rows(folder):
+    path = folder / "00000-8x8.cls.npy"
+    np.save(path, np.load(path)[:-1])
+
+
+def swap(folder):
+    """Two parts of equal shape."""
+    first, second = (folder / f"0000{i}-8x8.cls.npy" for i in (0, 1))
+    first.rename(folder / "x")
+    second.rename(first)
+    (folder / "x").rename(second)
+
+
+def flip(folder):
+    path = folder / "00000-8x8.cls.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut, r"00000-8x8 cannot be read \(.*\); delete 00000.jsonl there and run the same"),
+        (fewer_rows, "00000-8x8 has 15 rows of cls, its index 16; delete 00000.jsonl"),
+        (swap, r"00000-8x8 has cls of crc32 \d+, wanted \d+ as in its index; delete 00000.jsonl"),
+        (flip, r"00000-8x8 has cls of crc32 \d+, wanted \d+ as in its index; delete 00000.jsonl"),
+    ],
+)
+def test_files_that_are_not_those_that_were_written(embedded, damage, message):
+    folder, make = embedded
+    before = read_embedded(folder)
+    wanted = before.points[:]
+    damage(folder)
+    with pytest.raises(ConfigError, match=message):
+        read_embedded(folder)
+    for index in folder.glob("*.jsonl"):
+        index.unlink()
+    make()
+    np.testing.assert_array_equal(read_embedded(folder).points[:], wanted)
+    assert read_embedded(folder).digest == before.digest
+
+
+def test_indexes_without_sums_are_still_read(embedded):
+    folder, _ = embedded
+    wanted = read_embedded(folder).points[:]
+    for index in folder.glob("*.jsonl"):
+        rows = [json.loads(line) for line in index.read_text().splitlines()]
+        index.write_text("".join(json.dumps(_without(row, "crc32")) + "\n" for row in rows))
+    np.testing.assert_array_equal(read_embedded(folder).points[:], wanted)
+    path = folder / "00002-8x8.cls.npy"
+    np.save(path, np.load(path)[:, :3])  # of another width
+    with pytest.raises(ConfigError, match=r"embeddings of the shapes \[\(3,\), \(16,\)\]"):
+        read_embedded(folder)
+
+
+def _without(row, name):
+    return {key: value for key, value in row.items() if key != name}

@@ -1,9 +1,14 @@
 import json
 
 import numpy as np
+import pytest
 
+from dinov3_jax.config import ConfigError
 from dinov3_jax.curate.embeddings import Embedded
-from dinov3_jax.curate.manifest import write_manifest
+from dinov3_jax.curate.manifest import check_manifest, write_manifest, write_shards
+from dinov3_jax.data.shards import open_shards
+from dinov3_jax.data.sources import open_kind
+from tests.curate.pools import recipe, write_colours
 
 
 def test_lines_and_reasons(tmp_path):
@@ -12,8 +17,8 @@ def test_lines_and_reasons(tmp_path):
         None, np.array([0, 2, 3]), np.array([0, 0, 1], np.int32), ["a", "c", "ä"], [("b", "")], ""
     )
     chosen = {"balanced": np.array([0, 2]), "retrieved:x": np.array([2])}
-    rows = write_manifest(tmp_path / "m.jsonl", pool, "folder photos", chosen)
-    assert rows.tolist() == [0, 2]
+    rows = np.array([0, 2])
+    write_manifest(tmp_path / "m.jsonl", pool, "folder photos", chosen, rows)
     lines = (tmp_path / "m.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"id": "a", "source": "folder photos", "record": 0, "part": 0, "why": ["balanced"]},
@@ -25,3 +30,21 @@ def test_lines_and_reasons(tmp_path):
             "why": ["balanced", "retrieved:x"],
         },
     ]
+    check_manifest(tmp_path / "m.jsonl", pool, {**chosen, "retrieved:none": rows[:0]})
+    message = r"another choice \(balanced: 2 images there, 2 now, other ones; retrieved:x: 1 ima"
+    with pytest.raises(ConfigError, match=message):
+        check_manifest(tmp_path / "m.jsonl", pool, {"balanced": np.array([0, 1])})
+
+
+def test_shards_are_shuffled_by_the_seed(tmp_path):
+    write_colours(tmp_path / "pool")
+    source = open_kind("folder", str(tmp_path / "pool"), labels="none")
+    ids = []
+    for seed in (0, 1):
+        folder = tmp_path / f"{seed}"
+        records = np.arange(20)
+        write_shards(folder, source, "folder", "none", records, recipe().pack, seed=seed)
+        packed = open_shards(str(folder))
+        ids.append([packed[i].id for i in range(len(packed))])
+    assert sorted(ids[0]) == sorted(ids[1]) == sorted(source.files[:20])
+    assert ids[0] != ids[1]

@@ -8,7 +8,7 @@ import pytest
 
 from configs.curation import base, lvd, tiny
 from dinov3_jax.config import ConfigError
-from dinov3_jax.curate.recipe import CurationConfig, check_recipe, levels
+from dinov3_jax.curate.recipe import CurationConfig, check_recipe, check_seeds, levels
 from dinov3_jax.curate.stages import neighbours_of
 from dinov3_jax.recipe import from_config_dict
 from tests.curate.pools import recipe
@@ -76,8 +76,14 @@ def test_keys_that_do_not_fit(change, message):
         ("retrieve", {"each": 0}, "retrieve.each is 0, wanted at least 1"),
         ("retrieve", {"neighbours_of": (("x", 0),)}, "neighbours_of x is 0, wanted at least 1"),
         ("dedup", {"threshold": 1.5}, "dedup.threshold is 1.5, wanted a cosine"),
+        ("dedup", {"whiten": 0}, "dedup.whiten is 0, wanted at least 1"),
         ("dedup", {"neighbours": 0}, "dedup.neighbours is 0, wanted at least 1"),
+        ("dedup", {"probes": 0}, "dedup.probes is 0, wanted at least 1"),
+        ("retrieve", {"probes": 0}, "retrieve.probes is 0, wanted at least 1"),
         ("sample", {"budget": 0}, "sample.budget is 0, but there are 100 images"),
+        ("pack", {"shard_size": 0}, "pack.shard_size is 0, wanted at least 1"),
+        ("pack", {"quality": 101}, "pack.quality is 101, wanted 1..100"),
+        ("pack", {"longest": 0}, "pack.longest is 0, wanted at least 1 pixel"),
     ],
 )
 def test_numbers_that_make_no_sense(section, changes, message):
@@ -85,3 +91,13 @@ def test_numbers_that_make_no_sense(section, changes, message):
     check_recipe(recipe(), 100, "a pool")
     with pytest.raises(ConfigError, match=message):
         check_recipe(recipe(**{section: changed}), 100, "a pool")
+
+
+def test_seed_sets_that_the_recipe_speaks_of():
+    config = resolve(lvd.get_config())
+    check_seeds(config, ("imagenet22k", "imagenet1k"))
+    message = "speaks of imagenet1k, but the seed sets are in1k, x; give --seeds=imagenet1k=PATH"
+    with pytest.raises(ConfigError, match=message):
+        check_seeds(config, ("in1k", "x"))
+    with pytest.raises(ConfigError, match="but the seed sets are none"):
+        check_seeds(config, ())

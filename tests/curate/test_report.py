@@ -30,7 +30,7 @@ def pool(tmp_path):
     tree = stages.Tree([np.eye(4)], [clusters])
     balanced = np.concatenate([kept[clusters == c][:4] for c in range(4)])
     chosen = {"balanced": np.sort(balanced), "retrieved:x": kept[:1]}
-    dedup = stages.Deduplicated(kept, groups, np.zeros(ROWS, bool))
+    dedup = stages.Deduplicated(kept, groups, np.zeros(ROWS, bool), pool.points)
     return Curated(pool, dedup, tree, chosen, np.unique(balanced)), source
 
 

@@ -8,6 +8,7 @@ import pytest
 from dinov3_jax.config import ConfigError
 from dinov3_jax.curate import stages
 from dinov3_jax.curate.embeddings import Embedded, UnitRows
+from dinov3_jax.curation import dedup, retrieval
 from dinov3_jax.curation.sampling import kl_to_uniform
 from tests.curate.pools import recipe
 from tests.curation.meshes import mesh_of
@@ -54,6 +55,70 @@ def test_of_duplicates_the_lowest_stays_that_no_evaluation_set_knows(tmp_path):
     assert found.kept.tolist() == list(range(6))
 
 
+def test_whitened_features_tell_copies_from_images_that_lie_close(tmp_path):
+    # Features of a small model: two directions, say of colour, hide the others.
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(202, 8))
+    own[200:] = own[:2] + 0.05 * rng.normal(size=(2, 8))  # copies of 0 and 1
+    spread = np.array([10, 10, 1, 1, 1, 1, 1, 1])
+    points = (spread * own).astype(np.float32)
+    leak = (spread * (own[[5]] + 0.05)).astype(np.float32)
+
+    def found(name, whiten, threshold):
+        dedup = dataclasses.replace(
+            recipe().dedup, whiten=whiten, threshold=threshold, against_threshold=threshold
+        )
+        changed = dataclasses.replace(recipe(), dedup=dedup)
+        sets = [embedded(leak, "leak")]
+        return stages.dedup_stage(tmp_path / name, embedded(points), sets, changed, mesh=MESH)
+
+    # As they are no threshold finds both copies and nothing else.
+    plain = found("a", None, 0.97)
+    cosine = plain.points[np.arange(202)] @ plain.points[np.arange(202)].T
+    assert np.max(cosine[:200, :200] - np.eye(200)) > min(cosine[0, 200], cosine[1, 201])
+    assert len(plain.kept) < 150
+    white = found("b", 8, 0.97)
+    assert np.flatnonzero(white.seen).tolist() == [5]
+    assert np.setdiff1d(np.arange(202), white.kept).tolist() == [5, 200, 201]
+    np.testing.assert_allclose(np.linalg.norm(white.points[:3], axis=1), 1, rtol=1e-6)  # float32
+
+
+@pytest.mark.parametrize(("rows", "most"), [(60, 8), (6, 5)])
+def test_more_directions_than_there_are(tmp_path, rows, most):
+    dedup = dataclasses.replace(recipe().dedup, whiten=9)
+    changed = dataclasses.replace(recipe(), dedup=dedup)
+    pool = embedded(blobs()[0][:rows])
+    with pytest.raises(ConfigError, match=f"dedup.whiten is 9, wanted at most {most}: the feat"):
+        stages.dedup_stage(tmp_path / "a", pool, [], changed, mesh=MESH)
+
+
+def watch(monkeypatch, module):
+    """(queries, rows of the pool, probes) of each search of ``module``, all of them exact."""
+    searches, real = [], module.nearest
+
+    def nearest(queries, pool, k, *, mesh, probes=None):
+        searches.append((queries.shape[0], pool.shape[0], probes))
+        return real(queries, pool, k, mesh=mesh)
+
+    monkeypatch.setattr(module, "nearest", nearest)
+    return searches
+
+
+def test_the_pool_is_searched_once_whatever_the_thresholds(tmp_path, monkeypatch):
+    axes = np.eye(8, dtype=np.float32)
+    points = axes[[0, 1, 2, 0, 1, 5]]
+    # Not a copy of 2 and only at 0.45, but then it is as the image that is known.
+    points[3] = [0, 0, 0.6, 0, 0, 0.8, 0, 0]
+    pool, known = embedded(points), embedded(axes[[5, 6]], "known")
+    settings = dataclasses.replace(recipe().dedup, threshold=0.9, against_threshold=0.45, probes=3)
+    changed = dataclasses.replace(recipe(), dedup=settings)
+    searches = watch(monkeypatch, dedup)
+    found = stages.dedup_stage(tmp_path / "a", pool, [known], changed, mesh=MESH)
+    assert found.groups.tolist() == [0, 1, 2, 3, 1, 5]
+    assert found.seen.tolist() == [False, False, True, True, False, True]
+    assert searches == [(6, 6, 3), (6, 2, None)]
+
+
 def test_a_killed_clustering_goes_on_with_the_level_it_was_at(tree, tmp_path, monkeypatch):
     folder, pool = tmp_path / "c", embedded(blobs()[0])
     (folder / "level2.assignments.npy").unlink()
@@ -70,6 +135,13 @@ def test_a_killed_clustering_goes_on_with_the_level_it_was_at(tree, tmp_path, mo
         np.testing.assert_array_equal(a, b)
 
 
+def test_too_few_distinct_images_for_the_upper_level(tmp_path):
+    pool = embedded(np.repeat(CENTRES[:3], 20, axis=0))
+    message = r"level 2 \(its points are the 3 clusters of level 1 that are not empty\): k is 4"
+    with pytest.raises(ConfigError, match=message):
+        stages.cluster_stage(tmp_path / "c", pool, np.arange(60), recipe(), mesh=MESH)
+
+
 def test_a_sample_is_even_over_what_there_is(tree, tmp_path):
     found, which = tree
     kept = np.arange(60)
@@ -81,7 +153,7 @@ def test_a_sample_is_even_over_what_there_is(tree, tmp_path):
         stages.sample_stage(tmp_path / "s", kept[::-1], found, recipe())
 
 
-def test_large_seed_sets_bring_neighbours_and_small_ones_clusters(tree, tmp_path):
+def test_large_seed_sets_bring_neighbours_and_small_ones_clusters(tree, tmp_path, monkeypatch):
     found, which = tree
     pool, kept = embedded(blobs()[0]), np.arange(60)
     seeds = embedded(blobs(1, (0, 0, 5, 0, 0))[0], "seeds")
@@ -96,6 +168,9 @@ def test_large_seed_sets_bring_neighbours_and_small_ones_clusters(tree, tmp_path
     assert set(which[chosen]) == {2}
     assert len(chosen) <= 10  # two of each of five
     assert len(retrieve("b", neighbours_of=(("b", 1),))) <= 5
+    searches = watch(monkeypatch, retrieval)
+    np.testing.assert_array_equal(retrieve("a", large=5, probes=4), chosen)
+    assert searches == [(5, 60, 4)]
     assert len(retrieve("a", budget=3)) == 3
     # All the images of clusters with more than 2 seeds; with more than 5 there is none.
     asked = retrieve("a", large=6, more_than=0)

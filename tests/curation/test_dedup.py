@@ -76,7 +76,13 @@ def test_the_whole_group_of_a_touched_image_goes():
     assert touched.sum() < got.sum() < len(points)
 
 
-@pytest.mark.parametrize("change", [{"threshold": 1.5}, {"neighbours": 0}])
-def test_errors_say_what_was_wrong(change):
-    with pytest.raises(ValueError, match="wanted a cosine from -1 to 1 and at least 1"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threshold": 1.5}, "threshold is 1.5, wanted a cosine from -1 to 1"),
+        ({"neighbours": 0}, "neighbours is 0, wanted at least 1"),
+    ],
+)
+def test_errors_say_what_was_wrong(change, message):
+    with pytest.raises(ValueError, match=message):
         duplicates(families(), mesh=mesh_of(1), **change)

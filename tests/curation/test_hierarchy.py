@@ -59,6 +59,16 @@ def clusters():
 def test_the_nearest_members_are_kept():
     np.testing.assert_array_equal(nearest_members(clusters(), 1), [1, 2, 5])
     np.testing.assert_array_equal(nearest_members(clusters(), 2), [0, 1, 2, 3, 5])
+    np.testing.assert_array_equal(nearest_members(clusters(), 1, least=3), [1, 2, 5])
+    np.testing.assert_array_equal(nearest_members(clusters(), 1, least=4), [0, 1, 2, 3, 5])
+
+
+def test_many_equal_points_are_resampled_too():
+    """Most of 20 clusters of 3 distinct points are empty: 3 times 2 members are too few for 20."""
+    points = np.repeat(np.eye(3, dtype=np.float32), 40, axis=0)
+    (level,) = hierarchy(points, [Level(20, resamplings=2, kept=2)], mesh=mesh_of(1), seed=0)
+    np.testing.assert_array_equal(level.centroids[level.assignments], points)
+    assert len(level.centroids) == 3
 
 
 def test_empty_clusters_are_dropped():

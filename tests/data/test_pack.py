@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import pathlib
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -59,6 +62,17 @@ def test_what_stands_beside_a_shard(source, settings, tmp_path):
     assert found["mean"] == np.mean(heights)
 
 
+@pytest.mark.parametrize(
+    "change", [(b'"height": [', b'"height": [1'), (b'"id"', b'"ib"'), (b"}", b"")]
+)
+def test_a_changed_file_beside_a_shard_is_found_by_verify(source, settings, tmp_path, change):
+    pack_all(source, settings, tmp_path)
+    path = tmp_path / "00001.json"
+    path.write_bytes(path.read_bytes().replace(*change))
+    with pytest.raises(SourceError, match=r"00001\.json does not fit 00001\.array_record; copy it"):
+        verify_shards(str(tmp_path))
+
+
 def test_source_order_and_classes(folder, tmp_path):
     source = open_kind("folder", folder, labels="folders")
     settings = pack.Settings("folder", "folders", source.fingerprint, 11, 20, None, None, None)
@@ -85,6 +99,23 @@ def test_a_killed_run_resumes_to_the_same_bytes(source, settings, tmp_path):
     assert contents(killed) == contents(whole)
 
 
+def test_a_run_that_was_killed_at_its_very_start(source, settings, tmp_path):
+    """A process that is shot while it writes pack.json; another one goes on."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    pack_all(source, settings, whole)
+    code = f"""
+import os, signal
+from dinov3_jax.data import pack
+os.replace = lambda draft, path: os.kill(os.getpid(), signal.SIGKILL)
+pack.begin(pack.{settings}, {str(killed)!r})
+"""
+    died = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert [path.suffix for path in killed.iterdir()] == [".draft"]
+    assert pack_all(source, settings, killed)[0] == [0, 1, 2]
+    assert contents(killed) == contents(whole)
+
+
 def test_a_deleted_shard_comes_back(source, settings, tmp_path):
     pack_all(source, settings, tmp_path)
     before = contents(tmp_path)
@@ -102,6 +133,19 @@ def test_a_failure_leaves_no_shard(source, settings, tmp_path):
     with pytest.raises(SourceError, match="the disk is gone"):
         pack.write_shard(Broken(), settings, 0, str(tmp_path))
     assert set(contents(tmp_path)) == {"pack.json"}
+
+
+def test_a_file_system_that_fails_stops_the_run(source, settings, folder, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    pack_all(source, settings, whole)
+    lost = pathlib.Path(folder, source.files[0])
+    data = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(SourceError, match=r"record 0 cannot be read: .*No such file.*goes on"):
+        pack_all(source, settings, stopped)
+    lost.write_bytes(data)
+    pack_all(source, settings, stopped)
+    assert contents(stopped) == contents(whole)
 
 
 def test_other_settings_are_refused_and_named(source, settings, tmp_path):

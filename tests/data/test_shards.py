@@ -104,6 +104,19 @@ def test_changed_bytes_are_found_by_verify(folder):
         verify_shards(str(folder))
 
 
+def test_changed_labels_are_found_by_verify(folder):
+    path = folder / "labels.npy"
+    data = bytearray(path.read_bytes())
+    data[-4] ^= 1  # of the last label, 0
+    data[-4 - 4 * 20] ^= 2  # of record 4
+    path.write_bytes(data)
+    with pytest.raises(SourceError) as caught:
+        verify_shards(str(folder))
+    first, last = str(caught.value).split("\n")
+    assert "labels.npy has 3 for 'set/4' in 00000.array_record, wanted 1 as in the record" in first
+    assert "labels.npy has 1 for 'set/24' in 00002.array_record, wanted 0" in last
+
+
 def test_wrong_number_of_labels(folder):
     np.save(folder / "labels.npy", np.zeros(3, np.int32))
     with pytest.raises(SourceError, match="has 3 labels, wanted 25"):

@@ -5,6 +5,7 @@ from PIL import Image
 
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.data.video import open_video
+from tests.data.benchmarks.clips import write_video
 
 
 def frames(n=3, height=32, width=48):
@@ -40,6 +41,15 @@ def test_a_video_file(tmp_path):
     assert video.rate == 12.5
     got = np.stack(list(video.frames))
     np.testing.assert_allclose(got, frames(), atol=6)  # levels: lossy; red and blue differ by 90
+
+
+def test_a_video_file_that_was_cut_off(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    write_video(tmp_path / "a.avi", noise)  # frames of about one size in bytes
+    data = (tmp_path / "a.avi").read_bytes()
+    (tmp_path / "a.avi").write_bytes(data[: len(data) * 4 // 10])
+    with pytest.raises(SourceError, match=r"a\.avi: only \d of 20 frames can be read"):
+        list(open_video(str(tmp_path / "a.avi")).frames)
 
 
 def test_mistakes(tmp_path):

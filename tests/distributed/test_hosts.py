@@ -1,5 +1,6 @@
 """Real processes that meet on this machine; whole runs of them are marked ``hosts``."""
 
+import math
 import re
 import shutil
 import signal
@@ -18,6 +19,7 @@ from dinov3_jax.train import loop
 from dinov3_jax.train.metrics import read_metrics
 from dinov3_jax.train.state import init_state, state_shardings
 from tests.data.benchmarks.folders import write_class_folders
+from tests.data.benchmarks.masked import write_masked
 from tests.distributed import launcher, tiny_recipe
 from tests.train.runs import assert_equal_bits, final_state, write_images
 from tests.train.saved import save_run, small_config, state_at
@@ -67,6 +69,7 @@ def test_two_processes_divide_agree_evaluate_and_share_checkpoints(tmp_path):
     """What each of them asserts is in worker.py."""
     workdir = tmp_path / "run"
     write_class_folders(tmp_path / "labelled")
+    write_masked(tmp_path / "masked", "own")
     save_run(workdir, small_config(), [1])
     command = ["tests.distributed.worker", str(workdir)]
     launcher.finish(command, tmp_path, count=2, devices=4)
@@ -207,8 +210,8 @@ def test_a_checkpoint_has_the_same_bits_on_any_mesh(images, finished):
     """Written by two processes; restored on one to eight devices of one."""
     one = final_state(finished, config(images))
     shapes = jax.eval_shape(lambda: init_state(config(images), jax.random.key(0)))
-    for sizes in ((1, 2, 1), (2, 2, 1), (1, 4, 2)):
-        mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: sizes[0] * sizes[1] * sizes[2]])
+    for sizes in ((1, 2, 1, 1), (2, 2, 1, 1), (1, 2, 2, 2)):
+        mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
         abstract = checkpoint.abstract(shapes, state_shardings(config(images), mesh))
         with checkpoint.open_checkpoints(finished, config(images).checkpoint) as manager:
             assert_equal_bits(checkpoint.restore(manager, abstract), one)

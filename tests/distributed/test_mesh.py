@@ -1,3 +1,6 @@
+import dataclasses
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -92,3 +95,51 @@ def test_global_batch_lies_on_all_devices_by_axis_0():
             assert shard.data.shape[0] == rows
         starts = {shard.index[0].start for shard in arrays[name].addressable_shards}
         assert starts == set(range(0, len(value), rows))  # every device another part
+
+
+@dataclasses.dataclass(frozen=True)
+class Fake:
+    """A device of a slice that is not here, or of a GPU node."""
+
+    slice_index: int
+    coords: tuple
+    id: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5p"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def slices(count, side, **kind):
+    """Devices of ``count`` slices of side x side chips, the last slice first."""
+    places = itertools.product(range(count), range(side), range(side))
+    made = [Fake(s, (x, y, 0), i, **kind) for i, (s, x, y) in enumerate(places)]
+    return made[::-1]
+
+
+@pytest.mark.parametrize(
+    "sizes", [(2, -1, 1, 1), (2, 4, 4, 1), (2, -1, 2, 1), (4, -1, 1, 1), (-1, 4, 2, 1)]
+)
+def test_between_slices_goes_replica_alone(sizes):
+    made = mesh.make_mesh(MeshConfig(*sizes), slices(2, 4))
+    replicas = made.devices.reshape(made.shape["replica"], -1)
+    within = [{device.slice_index for device in replica} for replica in replicas]
+    half = len(within) // 2
+    assert within == [{0}] * half + [{1}] * half
+    assert set(made.axis_types) == {jax.sharding.AxisType.Auto}
+
+
+@pytest.mark.parametrize("sizes", [(1, -1, 1, 1), (2, -1, 1, 1), (-1, 24, 1, 1)])
+def test_replica_that_is_no_multiple_of_the_slices(sizes):
+    with pytest.raises(ConfigError, match=r"mesh\.replica is . on 3 TPU .* a multiple of 3"):
+        mesh.make_mesh(MeshConfig(*sizes), slices(3, 4))
+
+
+@pytest.mark.parametrize("sizes", [(1, -1, 1, 1), (2, -1, 1, 1), (4, -1, 1, 1)])
+def test_gpu_nodes_are_filled_one_by_one(sizes):
+    """To JAX each is a slice; their ids need not follow their slices."""
+    nodes = slices(2, 2, platform="gpu", device_kind="NVIDIA H100")
+    nodes = [dataclasses.replace(node, id=7 - node.id) for node in nodes]
+    made = mesh.make_mesh(MeshConfig(*sizes), nodes)
+    assert [device.slice_index for device in made.devices.flat] == [0] * 4 + [1] * 4
+    assert dict(made.shape)["fsdp"] == 8 // sizes[0]

@@ -39,7 +39,7 @@ def main() -> None:
     _batches(saved.small_config(), me, count)
     _agreements(me, count)
     _checkpoints(options.workdir, saved.small_config(), saved.state_at)
-    _suite(saved.small_config(), saved.state_at, options.workdir.with_name("labelled"))
+    _suite(saved.small_config(), saved.state_at, options.workdir.parent)
     _local_saves(options.workdir, saved.small_config(), saved.state_at)
     agree.barrier("the end")
 
@@ -107,17 +107,20 @@ def _checkpoints(workdir, config, state_at):
         assert int(state.step) == 2
 
 
-def _suite(config, state_at, data):
+def _suite(config, state_at, folder):
     """Evaluations on all devices give each process what its own device gives it."""
-    suite = (("knn", str(data), ("resize=8", "crop=8", "neighbours=2,5")),)
+    suite = (
+        ("knn", str(folder / "labelled"), ("resize=8", "crop=8", "neighbours=2,5")),
+        ("attention", str(folder / "masked"), ("size=16", "batch=2")),
+    )
     config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, suite=suite))
     teacher, mesh = state_at(config, 1).teacher, make_mesh(MeshConfig(1, -1, 1, 1))
     shared = jax.tree.map(_place, teacher, state_shardings(config, mesh).teacher)
     with jax.set_mesh(mesh):  # as in the loop
-        row = suite_row(config, shared, mesh)
-    assert "eval/knn/top1" in row
+        row = suite_row(config, shared, mesh, first=True)
+    assert {"eval/knn/top1", "eval/attention/jaccard"} <= row.keys()
     alone = make_mesh(MeshConfig(1, 1, 1, 1), jax.local_devices()[:1])
-    assert row == suite_row(config, teacher, alone)
+    assert row == suite_row(config, teacher, alone, first=True)
 
 
 def _place(x, sharding):

@@ -144,10 +144,15 @@ def test_without_labels_there_is_no_knn(tmp_path):
 
 def test_evaluations_of_the_suite_are_drawn(tmp_path):
     assert "<h2>Evaluations</h2>" not in write(tmp_path)
-    measured = [{"step": step, "eval/knn/top1": 10.0 * step} for step in (1, 2)]
+    # Beside an evaluation with a label, one that is no more.
+    values = {"eval/knn/top1": 10.0, "eval/davis@480/J&F": 30.0, "eval/gone/top1": 1.0}
+    measured = [{"step": i} | {name: i * x for name, x in values.items()} for i in (1, 2)]
     text = write(tmp_path, metrics=rows() + measured)
     assert "<h2>Evaluations</h2>" in text
     assert "top1 <b>20</b>" in text
+    assert "<h3>davis@480</h3>" in text
+    assert "J&amp;F <b>60</b>" in text
+    assert "gone" not in text
 
 
 @pytest.mark.parametrize("value", [8.0, math.nan, None])

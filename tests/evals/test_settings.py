@@ -38,6 +38,16 @@ def test_the_nearest_name_is_said():
         find("knm")
 
 
+def test_a_label_tells_two_of_one_evaluation_apart():
+    assert find("davis@480") is find("davis@a-B_9") is EVALUATIONS["davis"]
+    assert parse("davis@480", "folder", ("short_side=480",)).short_side == 480
+    with pytest.raises(ConfigError, match="no evaluation 'knm'; did you mean 'knn'"):
+        find("knm@a")
+    for label in ("", "a.b", "a/b", "a=b", "a@b", "ä"):
+        with pytest.raises(ConfigError, match=f"the label is '{label}', wanted letters, digits"):
+            find(f"knn@{label}")
+
+
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_every_evaluation_can_be_set_from_text(name):
     """Each default, written out, is read back as itself."""

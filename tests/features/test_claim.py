@@ -1,4 +1,6 @@
 import json
+import os
+import pathlib
 
 import pytest
 
@@ -33,8 +35,37 @@ def test_folders_of_something_else(tmp_path):
 
 def test_a_job_that_was_killed_while_it_claimed(tmp_path):
     (tmp_path / "job.json.new").write_text("{")
+    (tmp_path / "job.json.0123.new").write_text("{")
     claim(tmp_path, size=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
+    assert read_claim(tmp_path, "job.json") == {"size": 1}
+
+
+def meanwhile(monkeypatch, owner, name, folder):
+    """At the next call of ``owner.name`` another process claims ``folder`` and writes there."""
+    real = getattr(owner, name)
+
+    def late(*args):
+        monkeypatch.setattr(owner, name, real)
+        claim(folder, size=1)
+        (folder / "result").touch()
+        return real(*args)
+
+    monkeypatch.setattr(owner, name, late)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(pathlib.Path, "iterdir"), (pathlib.Path, "write_text"), (os, "replace")]
+)
+def test_two_processes_at_once(tmp_path, monkeypatch, owner, name):
+    meanwhile(monkeypatch, owner, name, tmp_path)
+    claim(tmp_path, size=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.json", "result"]
+
+
+def test_two_processes_at_once_with_other_settings(tmp_path, monkeypatch):
+    meanwhile(monkeypatch, pathlib.Path, "write_text", tmp_path)
+    with pytest.raises(ConfigError, match="size: 1 there, 2 now"):
+        claim(tmp_path, size=2)
 
 
 def test_a_damaged_claim(tmp_path):

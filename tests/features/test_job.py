@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import io
 import json
 import shutil
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dinov3_jax.config import ConfigError
+from dinov3_jax.data.folder import FolderSource
 from dinov3_jax.data.record import Record
 from dinov3_jax.data.shards import write_shards
 from dinov3_jax.data.sources import SourceError, open_images
@@ -141,6 +143,28 @@ def test_a_broken_image_is_told_and_skipped(write, tmp_path, caplog):
     assert rows[2]["path"] == "02.png"
     assert "unreadable image of 60 bytes" in rows[2]["error"]
     assert "row" not in rows[2]
+
+
+def test_a_file_system_that_fails_stops_the_run(write, tmp_path, monkeypatch):
+    """It says nothing of the images: none is left out, and the same command goes on."""
+    write_images(tmp_path / "images", 10)
+    write(tmp_path / "images", "whole")
+    real = FolderSource.__getitem__
+
+    def failing(source, index):
+        if index == 6:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(source, index)
+
+    monkeypatch.setattr(FolderSource, "__getitem__", failing)
+    message = r"record 6 cannot be read: .*Stale file handle. Put this right and run the same"
+    with pytest.raises(SourceError, match=message):
+        write(tmp_path / "images")
+    assert not (tmp_path / "out/00001.jsonl").exists()
+    monkeypatch.setattr(FolderSource, "__getitem__", real)
+    assert write(tmp_path / "images") == (10, 0, 6, 0.0)
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize("readable", [0, 2])

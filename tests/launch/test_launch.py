@@ -137,3 +137,34 @@ def test_tpus_are_asked_for_again_after_a_preemption(tmp_path, state, code, crea
     calls = (tmp_path / "calls").read_text()
     assert calls.count("queued-resources create") == created
     assert (tmp_path / "state").exists() == (code == 1)  # left as it is, or deleted
+
+
+# What is accepted is active at the next look.
+QUEUE = """
+case "$*" in
+    *describe*) cat {1} || exit 1; [[ $(< {1}) != ACCEPTED ]] || echo ACTIVE > {1} ;;
+    *delete*) rm {1} ;;
+    *queued-resources*create*) {0} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("create", "begin", "created", "code", "told"),
+    [
+        ("exit 1", None, 1, 1, "gcloud refused to create dinov3"),  # no such zone, no quota
+        ("echo FAILED > {1}", None, 3, 1, "no restart is left. dinov3 is FAILED"),
+        ("exit 1", "ACCEPTED", 0, 0, ""),  # of an earlier call, still in the queue
+    ],
+)
+def test_tpus_are_not_asked_for_for_ever(tmp_path, create, begin, created, code, told):
+    if begin:
+        (tmp_path / "state").write_text(begin)
+    body = QUEUE.replace("{0}", create).replace("{1}", str(tmp_path / "state"))
+    stand_in(tmp_path, "gcloud", body)
+    variables = {"NFS": "h:/share", "POLL": "0", "RESTARTS": "2"}
+    result = run("tpu_queued_resources.sh", *FLAGS, path=[tmp_path], **variables)
+    assert result.returncode == code
+    assert told in result.stderr
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count("queued-resources create") == created

@@ -87,15 +87,48 @@ def test_a_program_without_machine_code_has_no_cycles():
     assert hlo.cycles(TPU.replace("estimated_cycles", "other")) is None
 
 
+@pytest.mark.parametrize(
+    "branches",
+    [
+        "branch_computations={%plain, %body}",
+        "branch_computations={%body, %plain}",
+        "true_computation=%body, false_computation=%plain",
+        "true_computation=%plain, false_computation=%body",
+    ],
+)
+def test_every_branch_is_read(branches):
+    program = TPU.replace("while(%a), condition=%condition, body=%body", f"cond(%a), {branches}")
+    scatter = [c.times for c in hlo.collectives(program) if c.kind == "reduce-scatter"]
+    assert scatter == [1]
+
+
+def test_a_loop_of_unknown_turns_is_an_error_where_it_holds_what_counts():
+    program = TPU.replace("s32[]{:T(128)} constant(40)", "s32[]{:T(128)} parameter(1)")
+    with pytest.raises(ValueError, match="loop whose number of turns"):
+        hlo.collectives(program)
+    with pytest.raises(ValueError, match="loop whose number of turns"):
+        hlo.cycles(program)
+    idle = program.replace("condition=%condition, body=%body", "condition=%condition, body=%plain")
+    assert {c.name for c in hlo.collectives(idle)} == {"head/all_gather", "norm"}
+    assert hlo.cycles(idle) == 7
+
+
 def test_text_that_is_no_module():
     with pytest.raises(ValueError, match="no ENTRY computation"):
         hlo.collectives("%f (x: f32[]) -> f32[] {\n}\n")
+
+
+def test_a_module_is_whole_with_the_end_of_its_entry():
+    assert hlo.is_whole(TPU)
+    for cut in (0, TPU.index("ENTRY"), TPU.index("%f.2"), TPU.rindex("}")):
+        assert not hlo.is_whole(TPU[:cut])
 
 
 def test_packed_bytes():
     report = "Memory Space: default (color=0)\nTotal bytes: 1024 (1.0KiB)\n"
     assert hlo.packed_bytes(report) == 1024
     assert hlo.packed_bytes("") is None
+    assert hlo.packed_bytes("Memory Space: default (color=0)\nTotal bytes: 10") is None
 
 
 def test_a_scan_that_gathers_a_weight_at_each_turn():

@@ -3,13 +3,16 @@ import json
 
 import pytest
 
-from configs import vit7b16_pretrain, vitl16_im1k
+from configs import vit7b16_hires, vit7b16_pretrain, vitl16_im1k
 from dinov3_jax.cli import plan as verb
 from dinov3_jax.config import ConfigError
+from dinov3_jax.data.resolution import crops_at
 from dinov3_jax.plan import report
+from dinov3_jax.plan.estimate import activation_bytes, capacity
 from dinov3_jax.plan.plan import candidates, plan, rank, sweep
 from dinov3_jax.plan.topology import parse_topology
 from dinov3_jax.recipe import from_config_dict
+from dinov3_jax.train.flops import step_flops
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -67,6 +70,42 @@ def test_more_remat_keeps_less():
     assert kept == sorted(kept, reverse=True)
 
 
+def test_none_keeps_gathered_weights_too():
+    """Without remat the 24 blocks of a ViT-L keep 12 D² numbers each, in bfloat16."""
+    config = from_config_dict(vitl16_im1k.get_config())
+    whole = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, replica=32, fsdp=1))
+    kept = [activation_bytes(c, 32) for c in (config, whole)]
+    assert kept[0] - kept[1] == 24 * 12 * 1024**2 * 2
+
+
+def test_gpus_keep_a_reserve():
+    topology = parse_topology("h100:8")
+    assert capacity(topology) == 0.75 * topology.chip.hbm_bytes
+
+
+@pytest.fixture(scope="module")
+def hires():
+    return plan({"": from_config_dict(vit7b16_hires.get_config())}, parse_topology("h100:256"))
+
+
+def test_a_mixture_is_planned_at_its_largest_sizes(hires):
+    """768 and 336 pixels, Gram crops of 1152; the whole run at the mean of its FLOPs."""
+    config = from_config_dict(vit7b16_hires.get_config())
+    crops = crops_at(config.crops, 4)
+    assert (crops.global_size, crops.local_size, crops.gram_size) == (768, 336, 1152)
+    largest = {"": dataclasses.replace(config, crops=crops)}
+    assert hires["crops"] == (768, 336)
+    assert hires["flops"]["step"] == step_flops(largest)
+    assert hires["memory"]["activations"] == activation_bytes(largest[""], 256)
+    time, run = hires["time"], hires["whole_run"]
+    assert time["mfu_bound"] == pytest.approx(time["floor"] / time["bound"])
+    mean = step_flops({"": config}) / step_flops(largest)
+    assert run["chip_hours"] == pytest.approx(run["steps"] * time["bound"] * mean * 256 / 3600)
+    printed = report.text(hires)
+    assert "Time of a step of the largest crops, 768 and 336 pixels" in printed
+    assert f"a mean step having {mean:.1%} of that FLOP" in printed
+
+
 def test_candidates_fit_the_number_of_chips():
     config, topology = pretrain("gpu"), parse_topology("v5e:16x16")
     made = candidates(config, topology)
@@ -100,6 +139,22 @@ def test_ranking_leaves_out_what_does_not_fit(gpus):
     slow = {**gpus, "time": {**gpus["time"], "bound": 9.0}}
     assert rank([big, slow, gpus]) == [gpus, slow]
     assert "nothing that was tried fits" in report.ranking(rank([big]))
+
+
+def test_ranking_counts_what_remat_computes_again(gpus):
+    """At equal time bounds the plan that computes less again is the faster one."""
+    flops = gpus["flops"]
+    least = {**gpus, "flops": {**flops, "recomputed": 0.0}}
+    most = {**gpus, "flops": {**flops, "recomputed": 0.2 * flops["image"]}}
+    assert rank([most, gpus, least]) == [least, gpus, most]
+    with_cycles = {**most, "time": {**gpus["time"], "compiler": 1.1 * gpus["time"]["bound"]}}
+    assert rank([most, with_cycles]) == [with_cycles, most]
+
+
+def test_the_bound_says_that_it_leaves_out_kernels(gpus):
+    time = {**gpus["time"], "compiler": gpus["time"]["bound"]}
+    assert "Pallas kernels take no time" in report.text({**gpus, "time": time})
+    assert "Pallas" not in report.text(gpus)
 
 
 def test_the_verb_prints_and_writes_json(capsys, tmp_path):

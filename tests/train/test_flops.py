@@ -13,7 +13,13 @@ from jax.extend.core import jaxprs_in_params
 from dinov3_jax.data.resolution import crops_at
 from dinov3_jax.models import build, presets
 from dinov3_jax.recipe import from_config_dict
-from dinov3_jax.train.flops import forward_flops, head_flops, image_flops, step_flops
+from dinov3_jax.train.flops import (
+    forward_flops,
+    head_flops,
+    image_flops,
+    recomputed_flops,
+    step_flops,
+)
 from dinov3_jax.train.step import student_outputs
 from dinov3_jax.train.targets import teacher_outputs
 from tests import regenerate
@@ -100,6 +106,13 @@ def test_a_forward_counts_what_is_traced(overrides):
 )
 def test_a_student_counts_what_is_traced_forward_and_backward(overrides):
     config = tiny_config(**overrides)
+    got = image_flops(config)
+    counted = (got.student + got.student_attention + got.student_heads) * config.batch.images
+    assert counted == pytest.approx(traced_training(config), rel=1e-12)
+
+
+def traced_training(config):
+    """FLOP of the student's forward and backward pass on one batch."""
     batch, state, networks = tiny_batch(config), tiny_state(config), build.networks(config)
     keys = jax.random.split(jax.random.key(0), len(batch.mask_indices))
 
@@ -109,9 +122,40 @@ def test_a_student_counts_what_is_traced_forward_and_backward(overrides):
         logits = (outputs.global_logits, outputs.local_logits, outputs.patch_logits)
         return sum((z**2).sum() for z in logits)
 
-    got = image_flops(config)
-    counted = (got.student + got.student_attention + got.student_heads) * config.batch.images
-    assert counted == pytest.approx(traced_flops(jax.grad(loss), state.student), rel=1e-12)
+    return traced_flops(jax.grad(loss), state.student)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"student.remat": "full"},
+        {"student.remat": "dots"},
+        {"student.remat": "attention+proj+fc1", "student.ffn": "swiglu"},
+        {"student.remat": "qkv+attention+proj", "student.ffn": "swiglu", "student.remat_blocks": 1},
+        {"student.remat": "fc1", "batch.group": 8, "student.drop_path": 0.4},
+        CONVNEXT | {"student.remat": "full"},
+        CONVNEXT | {"student.remat": "dots"},
+    ],
+)
+def test_what_remat_computes_again_counts_what_is_traced(overrides):
+    config = tiny_config(**overrides)
+    kept = tiny_config(**overrides | {"student.remat": "none", "student.remat_blocks": 0})
+    assert recomputed_flops(kept) == 0
+    traced = traced_training(config) - traced_training(kept)
+    assert recomputed_flops(config) * config.batch.images == pytest.approx(traced, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("remat", "share"),
+    [("qkv+attention+proj+fc1", 0.002), ("attention+proj+fc1", 0.078), ("full", 0.204)],
+)
+def test_what_the_7b_computes_again(remat, share):
+    """Shares of docs/scale.md."""
+    config = resolve("vit7b16_pretrain")
+    student = dataclasses.replace(config.student, remat=remat, remat_blocks=0)
+    again = recomputed_flops(dataclasses.replace(config, student=student))
+    # The table has three digits after the point.
+    assert again / image_flops(config).total == pytest.approx(share, abs=5e-4)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 from dinov3_jax.data.decode import decode
 from dinov3_jax.data.fashion_mnist import open_fashion_mnist
 from dinov3_jax.data.folder import FolderSource, open_folders
-from dinov3_jax.data.record import Source, SourceError
+from dinov3_jax.data.record import Record, Source, SourceError
 from dinov3_jax.data.shards import open_shards
 
 LAYOUT = """wanted
@@ -31,14 +31,18 @@ class Split:
 
     def image(self, index: int) -> np.ndarray:
         """uint8 [h, w, 3]; ``SourceError`` that names an image that cannot be read."""
-        record = self.source[index]
-        try:
-            return decode(record.image)
-        except ValueError as error:
-            raise SourceError(
-                f"image {record.id} cannot be read ({error}); a score without it would be another "
-                "one: get the file again, or remove it"
-            ) from error
+        return decode_record(self.source[index])
+
+
+def decode_record(record: Record) -> np.ndarray:
+    """uint8 [h, w, 3]; ``SourceError`` that names an image that cannot be read."""
+    try:
+        return decode(record.image)
+    except ValueError as error:
+        raise SourceError(
+            f"image {record.id} cannot be read ({error}); a score without it would be another "
+            "one: get the file again, or remove it"
+        ) from error
 
 
 class Classification(NamedTuple):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dinov3_jax.data.folder import SUFFIXES
 from dinov3_jax.data.record import SourceError
-from dinov3_jax.data.video import list_frames, read_frame
+from dinov3_jax.data.video import check_whole, list_frames, read_frame
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 LAYOUT = """wanted
@@ -41,7 +41,7 @@ class Clips:
         """uint8 [count, h, w, 3], evenly spaced, the first and the last frame among them.
 
         A clip of fewer frames gives some of them again. Raises ``SourceError`` for a clip that
-        cannot be read.
+        cannot be read; of a damaged video that less than half (``check_whole``).
         """
         path = self.paths[index]
         try:
@@ -69,8 +69,9 @@ class ClipSplits(NamedTuple):
 def open_clips(path: str) -> ClipSplits:
     """The splits below the folder ``path``; without a test, val is the test.
 
-    Classes are numbered in the order of the sorted names of the training split's. Raises
-    ``SourceError`` for a split that is missing or empty, and a class that train lacks.
+    Classes are numbered in the order of the sorted names of the training split's; of lists they
+    are the numbers 0 to the largest in train, of which it may lack some. Raises ``SourceError`` for
+    a split that is missing or empty, and for other classes.
     """
     root = os.path.abspath(os.path.expanduser(path))
     listed = os.path.isfile(os.path.join(root, "train.txt"))
@@ -159,6 +160,7 @@ def _video(path, count):
     length, video = 0, cv2.VideoCapture(path)
     while video.grab():
         length += 1
+    check_whole(video, path, length)
     chosen = _spaced(length, count)
     wanted, found = set(chosen), {}
     video = cv2.VideoCapture(path)
@@ -166,7 +168,10 @@ def _video(path, count):
         if not video.grab():
             raise ValueError(f"frame {i} of {length} is damaged")
         if i in wanted:
-            found[i] = cv2.cvtColor(video.retrieve()[1], cv2.COLOR_BGR2RGB)
+            there, frame = video.retrieve()
+            if not there:
+                raise ValueError(f"frame {i} of {length} is damaged")
+            found[i] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
     return [found[i] for i in chosen]
 
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dinov3_jax.data.benchmarks.classification import Split, open_split, relabel
-from dinov3_jax.data.decode import decode
+from dinov3_jax.data.benchmarks.classification import Split, decode_record, open_split, relabel
 from dinov3_jax.data.folder import FolderSource, open_folders
 from dinov3_jax.data.record import Record, SourceError
 
@@ -131,9 +130,12 @@ class _Unframed:
 
     def __getitem__(self, index: int) -> Record:
         record = self.inner[self.kept[index]]
-        pixels = decode(record.image)
+        pixels = decode_record(record)
         if min(pixels.shape[:2]) <= 2 * _FRAME:
-            raise ValueError(f"{record.id} has {pixels.shape[:2]} pixels, no more than its frame")
+            raise SourceError(
+                f"image {record.id} has {pixels.shape[0]} x {pixels.shape[1]} pixels, no more than "
+                f"its frame of {_FRAME} on each side; get the file again, or remove it"
+            )
         return record._replace(image=pixels[_FRAME:-_FRAME, _FRAME:-_FRAME])
 
 

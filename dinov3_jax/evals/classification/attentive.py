@@ -26,7 +26,7 @@ from dinov3_jax.data.benchmarks.clips import Clips, open_clips
 from dinov3_jax.data.clip_views import random_square, six_views, square
 from dinov3_jax.data.in_order import in_order
 from dinov3_jax.distributed import sharding
-from dinov3_jax.evals.classification import attentive_head, inputs, metrics
+from dinov3_jax.evals.classification import attentive_head, metrics
 from dinov3_jax.evals.classification.features import check_crop
 from dinov3_jax.evals.classification.logistic import hold_out
 from dinov3_jax.evals.classification.pictures import chart, mistakes
@@ -77,7 +77,6 @@ class _Part(NamedTuple):
 def evaluate(model: Model, settings: AttentiveSettings, mesh: Mesh) -> Result:
     """Metrics: ``top1`` and, of more than 5 classes, ``top5`` of the test; ``val_top1``, ``lr``
     and ``weight_decay`` of the cell that was best on the clips held out, or on val."""
-    inputs.check_one_process()
     _check(model, settings)
     opened = (open_clips if settings.frames > 1 else open_classification)(settings.data)
     if isinstance(opened.train, Clips) and opened.train.stills:

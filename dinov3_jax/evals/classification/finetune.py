@@ -50,7 +50,6 @@ class FinetuneSettings:
 def evaluate(model: Model, settings: FinetuneSettings, mesh: Mesh) -> Result:
     """Metrics: ``top1`` and, of more than 5 classes, ``top5`` of the test split after the last
     step; ``val_top1`` if there is a validation split. ``model`` itself stays as it is."""
-    inputs.check_one_process()
     _check(model, settings, mesh)
     data = open_classification(settings.data)
     tuned, head = train(model, settings, data.train, len(data.classes), mesh)

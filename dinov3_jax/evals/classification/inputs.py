@@ -29,15 +29,6 @@ from dinov3_jax.models.model import Model
 See = Callable[[np.ndarray | jax.Array], jax.Array]
 
 
-def check_one_process() -> None:
-    """``ConfigError`` on several: what is trained here reads all images in one process."""
-    if jax.process_count() > 1:
-        raise ConfigError(
-            f"this evaluation trains on one process, here are {jax.process_count()}; leave it out "
-            "of eval.suite and run dinov3 eval on a checkpoint"
-        )
-
-
 def spans(model: Model, layers: tuple[int, ...], pooling: tuple[bool, ...]):
     """(n, pooled) -> (first column, end) of CLS of the last n blocks, joined by the mean if pooled.
 

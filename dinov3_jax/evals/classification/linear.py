@@ -104,7 +104,6 @@ def fit(model: Model, settings: LinearSettings, data: Classification, mesh: Mesh
 
     The best cell has the highest top-1; the first in the order of the settings on a tie.
     """
-    inputs.check_one_process()
     _check(settings)
     check_crop(model, resize=settings.resize, crop=settings.crop)
     spans = inputs.spans(model, settings.layers, settings.pooling)

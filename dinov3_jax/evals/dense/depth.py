@@ -67,9 +67,12 @@ def evaluate(model: Model, settings: DepthSettings, mesh: Mesh) -> Result:
     check_recipe(recipe, warmup=settings.warmup)
     train, test = open_depth(settings.data, per_metre=settings.per_metre)
     protocol = _protocol(settings, train.protocol)
+    limits = dict(least=settings.least, most=protocol.most)
+    _check_truth(
+        test, settings, functools.partial(depth_metrics.scored, crop=protocol.crop, **limits)
+    )
     tokens = frozen_tokens(model, mesh)
     crops = repeat(_crops(train, tokens, settings, protocol, model, mesh), settings.cached)
-    limits = dict(least=settings.least, most=protocol.most)
     loss = functools.partial(
         depth_loss.loss, size=protocol.train_crop, stride=model.stride, **limits
     )
@@ -157,6 +160,14 @@ def _protocol(settings: DepthSettings, published: Protocol) -> Protocol:
     return protocol
 
 
+def _check_truth(test, settings, scored):
+    """Reads all that will be scored: what is wrong there is said before the training."""
+    pairs = in_order(test.__getitem__, range(len(test)), ahead=2 * settings.batch)
+    # All of them are read, not those up to the first with a depth.
+    if not sum(bool(scored(depth).any()) for _, depth in pairs):
+        raise SourceError("no pixel of the test images has a depth that is scored")
+
+
 def _crops(
     train: DepthSet, tokens: Tokens, settings: DepthSettings, protocol: Protocol, model: Model, mesh
 ):
@@ -222,8 +233,6 @@ def _predicted(test: DepthSet, metres, model: Model, settings: DepthSettings, in
 def _metrics(found, recipe):
     """(metrics, the best candidate) of the errors {index: one dict for each candidate}."""
     kept = [each for each in found.values() if each[0]]
-    if not kept:
-        raise SourceError("no pixel of the test images has a depth that is scored")
     sweep = [
         {name: float(np.mean([each[c][name] for each in kept])) for name in kept[0][0]}
         for c in range(len(recipe.candidates))

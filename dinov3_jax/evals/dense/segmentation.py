@@ -65,6 +65,7 @@ def evaluate(model: Model, settings: SegmentationSettings, mesh: Mesh) -> Result
     recipe = _recipe(settings)
     _check(settings, recipe, model)
     train, test = open_segmentation(settings.data)
+    _check_truth(test, settings)
     tokens = frozen_tokens(model, mesh)
     loss = functools.partial(cross_entropy, count_ignored=settings.count_ignored)
     crops = repeat(_crops(train, tokens, settings, model, mesh), settings.cached)
@@ -141,6 +142,14 @@ def _check(settings, recipe, model):
         raise ConfigError(f"dropout is {settings.dropout}, wanted 0 to below 1")
 
 
+def _check_truth(test, settings):
+    """Reads all that will be scored: what is wrong there is said before the training."""
+    pairs = in_order(test.__getitem__, range(len(test)), ahead=2 * settings.batch)
+    # All of them are read, not those up to the first with a class.
+    if not sum(bool((labels != miou.IGNORED).any()) for _, labels in pairs):
+        raise SourceError("no pixel of the validation images has a class: all labels are 255")
+
+
 def _crops(
     train: SegmentationSet, tokens: Tokens, settings: SegmentationSettings, model: Model, mesh: Mesh
 ):
@@ -197,8 +206,6 @@ def _label_maps(
 
 def _metrics(totals, recipe, classes):
     """(metrics, the best candidate) of confusion matrices [candidates, C, C] of all images."""
-    if not totals.any():
-        raise SourceError("no pixel of the validation images has a class: all labels are 255")
     sweep = [miou.scores(total) for total in totals]
     best = int(np.argmax([scores["miou"] for scores in sweep]))
     metrics = dict(sweep[best])

@@ -4,6 +4,7 @@ The measure of DINO (Caron et al. 2021, section 4.2.2), published on VOC2012 val
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -20,6 +21,7 @@ from dinov3_jax.data.sources import SourceError
 from dinov3_jax.distributed import sharding
 from dinov3_jax.evals.evaluation import Picture, Result
 from dinov3_jax.evals.tracking.overlay import paint
+from dinov3_jax.features.batches import in_batches
 from dinov3_jax.features.extract import whole_batch
 from dinov3_jax.models.attention_maps import cls_attention
 from dinov3_jax.models.model import Model
@@ -104,24 +106,31 @@ def jaccards(masks: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def attention(
     model: Model, mesh: Mesh, *, layer: int | None, batch: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A function of uint8 [n, H, W, 3] with n <= ``whole_batch(batch, mesh)`` to maps [n, A, h, w].
+    """A function of uint8 [n, H, W, 3] to maps [n, A, h, w], in batches of ``whole_batch``.
 
-    Those of ``cls_attention`` in block ``layer``, None: the last. Images are spread over ``mesh``.
+    Those of ``cls_attention`` in block ``layer``, None: the last. Images are spread over ``mesh``;
+    of several processes all call with the same images and get all maps. Raises ``ConfigError``,
+    when called, for attention that is not finite.
     """
     # Of a ConvNeXt there is no last block: refused when asked.
     block = getattr(model.config, "depth", 1) - 1 if layer is None else layer
-    params = jax.device_put(
-        model.params, sharding.named(sharding.param_specs(model.params, mesh), mesh)
-    )
-    placed, size = dataclasses.replace(model, params=params), whole_batch(batch, mesh)
+    specs = sharding.param_specs(model.params, mesh)
+    params = jax.device_put(model.params, sharding.named(specs, mesh))
+    size = whole_batch(batch, mesh)
+
+    @jax.jit
+    def compute(params, pixels):
+        pixels = normalize(pixels, mean=model.mean, std=model.std)
+        return cls_attention(dataclasses.replace(model, params=params), pixels, block)
 
     def attend(images):
-        padded = np.zeros((size, *images.shape[1:]), np.uint8)
-        padded[: len(images)] = images
-        with jax.set_mesh(mesh):
-            pixels = jax.device_put(padded, sharding.batch_sharding(mesh))
-            pixels = normalize(pixels, mean=model.mean, std=model.std)
-            return np.asarray(cls_attention(placed, pixels, block))[: len(images)]
+        maps = in_batches(functools.partial(compute, params), images, size=size, mesh=mesh)
+        if not np.isfinite(maps).all():
+            raise ConfigError(
+                f"attention of {model.name} is not finite; its weights are damaged, or training "
+                "diverged"
+            )
+        return maps
 
     return attend
 

@@ -23,8 +23,8 @@ from dinov3_jax.evals.retrieval.metrics import (
     positive_ranks,
     rankings,
 )
-from dinov3_jax.evals.retrieval.whitening import fit_whitening, whiten
 from dinov3_jax.features.extract import check_side
+from dinov3_jax.features.whitening import fit_whitening, whiten
 from dinov3_jax.models.model import Model
 
 

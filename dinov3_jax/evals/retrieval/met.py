@@ -19,7 +19,7 @@ from dinov3_jax.evals.evaluation import Result
 from dinov3_jax.evals.retrieval.embed import embedder
 from dinov3_jax.evals.retrieval.gallery import gallery
 from dinov3_jax.evals.retrieval.metrics import Query, global_average_precision
-from dinov3_jax.evals.retrieval.whitening import fit_whitening, whiten
+from dinov3_jax.features.whitening import fit_whitening, whiten
 from dinov3_jax.models.model import Model
 
 

@@ -1,3 +1,7 @@
+import re
+import types
+
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,6 +82,38 @@ def test_bad_data_says_what_was_wanted(tmp_path):
         (lists / "test.txt").write_text(text)
         with pytest.raises(SourceError, match=message):
             open_clips(str(lists))
+
+
+def test_videos_that_are_damaged_midway(tmp_path, caplog):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    write_video(tmp_path / "whole.avi", noise)  # frames of about one size in bytes
+    data = (tmp_path / "whole.avi").read_bytes()
+    clips = Clips((str(tmp_path / "cut.avi"),), np.zeros(1, np.int32))
+    (tmp_path / "cut.avi").write_bytes(data[: len(data) * 4 // 10])
+    with pytest.raises(SourceError, match=r"cut\.avi cannot be read .only \d of 20 frames can be"):
+        clips.frames(0, 3)
+    assert not caplog.records
+    (tmp_path / "cut.avi").write_bytes(data[: len(data) * 8 // 10])
+    assert len(clips.frames(0, 3)) == 3
+    assert re.search(r"cut\.avi: only 1\d of 20 frames can be read; get it again", caplog.text)
+    caplog.clear()
+    (tmp_path / "cut.avi").write_bytes(data)
+    assert len(clips.frames(0, 3)) == 3
+    assert not caplog.records
+
+
+def test_a_frame_that_is_not_given_is_an_error_with_the_name(tmp_path, monkeypatch):
+    whole = cv2.VideoCapture
+
+    def broken(path):
+        video = whole(path)
+        return types.SimpleNamespace(grab=video.grab, get=video.get, retrieve=lambda: (False, None))
+
+    write_video(tmp_path / "a.avi", frames(4))
+    monkeypatch.setattr(cv2, "VideoCapture", broken)
+    clips = Clips((str(tmp_path / "a.avi"),), np.zeros(1, np.int32))
+    with pytest.raises(SourceError, match=r"a\.avi cannot be read .frame 0 of 4 is damaged"):
+        clips.frames(0, 2)
 
 
 def test_clips_that_cannot_be_read_are_named(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +54,19 @@ def test_objectnet_loses_its_frame_and_what_does_not_overlap(root):
     assert right == [[0], [2, 1]]
     np.testing.assert_array_equal(split.labels, [0, 2])
     np.testing.assert_array_equal(split.image(1), pixels(2, 952))
+
+
+def test_images_of_objectnet_that_cannot_be_read_are_named(root, tmp_path):
+    folder = tmp_path / "objectnet"
+    shutil.copytree(root / "objectnet", folder)
+    split, _ = imagenet.open_objectnet(str(folder), str(root / "objectnet.json"), WNIDS)
+    path = folder / "Book" / "a.png"
+    path.write_bytes(b"no image")
+    with pytest.raises(SourceError, match=r"image .*Book/a.png cannot be read"):
+        split.image(1)
+    write_one(path, np.zeros((4, 9, 3), np.uint8))
+    with pytest.raises(SourceError, match=r"Book/a.png has 4 x 9 pixels, no more than its"):
+        split.image(1)
 
 
 def test_all_corruptions_and_levels_are_wanted(root):

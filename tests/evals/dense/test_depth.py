@@ -6,7 +6,7 @@ import pytest
 
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import SourceError
-from dinov3_jax.evals.dense import depth_loss
+from dinov3_jax.evals.dense import depth as depth_evaluation, depth_loss
 from dinov3_jax.evals.dense.depth import DepthSettings, errors, evaluate
 from dinov3_jax.evals.dense.probe import predict, train_probe
 from tests.data.benchmarks import dense_layouts as layouts
@@ -114,12 +114,18 @@ def test_errors_of_one_image():
     assert errors(p, np.zeros_like(d), crop="eigen", align=False, **RANGE) == {}
 
 
-def test_no_depth_that_is_scored(model, tmp_path):
+def test_what_is_wrong_with_the_test_split_is_said_before_the_training(
+    model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(depth_evaluation, "train_probe", None)
     layouts.own_depth(tmp_path)
+    layouts.save(tmp_path / "depth/test/1.png", np.zeros((8, 32), np.uint16))
+    with pytest.raises(SourceError, match="and its depth have 24 x 32 and 8 x 32 pixels"):
+        evaluate(model, small(tmp_path), mesh(1))
     for i in range(2):
         layouts.save(tmp_path / f"depth/test/{i}.png", np.zeros((24, 32), np.uint16))
     with pytest.raises(SourceError, match="no pixel of the test images has a depth"):
-        evaluate(model, small(tmp_path, steps=1, warmup=0), mesh(1))
+        evaluate(model, small(tmp_path), mesh(1))
 
 
 @pytest.mark.parametrize(

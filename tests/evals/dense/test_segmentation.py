@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss
 
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import SourceError
-from dinov3_jax.evals.dense import miou, sliding
+from dinov3_jax.evals.dense import miou, segmentation, sliding
 from dinov3_jax.evals.dense.label_map import label_map
 from dinov3_jax.evals.dense.probe import predict, train_probe
 from dinov3_jax.evals.dense.segmentation import SegmentationSettings, cross_entropy, evaluate
@@ -124,18 +124,24 @@ def test_one_image_kept_crops_and_a_sweep(model, tmp_path):
     assert all(np.isfinite(value) for value in got.metrics.values())
 
 
-def test_no_pixel_with_a_class(model, tmp_path):
-    layouts.own_masks(tmp_path)
-    for i in range(2):
-        layouts.save(tmp_path / f"masks/val/{i}.png", np.full((24, 32), 255, np.uint8))
-    with pytest.raises(SourceError, match="no pixel of the validation images has a class"):
-        evaluate(model, small(tmp_path, steps=1, warmup=0), mesh(1))
-
-
 def test_a_bad_mask_ends_the_evaluation_with_its_name(model, tmp_path):
     layouts.own_masks(tmp_path)
     layouts.save(tmp_path / "masks/train/2.png", np.full((24, 32), 9, np.uint8))
     with pytest.raises(SourceError, match=r"train/2.png has the labels \[9\]"):
+        evaluate(model, small(tmp_path), mesh(1))
+
+
+def test_what_is_wrong_with_the_test_split_is_said_before_the_training(
+    model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(segmentation, "train_probe", None)
+    layouts.own_masks(tmp_path)
+    layouts.save(tmp_path / "masks/val/1.png", np.full((24, 32), 9, np.uint8))
+    with pytest.raises(SourceError, match=r"val/1.png has the labels \[9\]"):
+        evaluate(model, small(tmp_path), mesh(1))
+    for i in range(2):
+        layouts.save(tmp_path / f"masks/val/{i}.png", np.full((24, 32), 255, np.uint8))
+    with pytest.raises(SourceError, match="no pixel of the validation images has a class"):
         evaluate(model, small(tmp_path), mesh(1))
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -102,6 +103,13 @@ def test_images_without_foreground_are_counted(model, settings, tmp_path):
         Image.new("L", (48, 32)).save(tmp_path / f"masks/{i}.png")
     with pytest.raises(SourceError, match=r"no mask of .* has foreground"):
         evaluate(model, settings, mesh(1))
+
+
+def test_attention_that_is_not_finite_is_refused(model, settings):
+    """Every comparison with NaN is false: the masks would be empty, and the score 0."""
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), model.params)
+    with pytest.raises(ConfigError, match="attention of tiny is not finite; its weights"):
+        evaluate(dataclasses.replace(model, params=broken), settings, mesh(1))
 
 
 def test_mistakes(model, settings):

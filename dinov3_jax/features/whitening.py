@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dinov3_jax.evals.retrieval.metrics import unit
-
 FLOOR = 1e-5  # of the largest variance: directions below it would only amplify rounding
 
 
@@ -36,5 +34,7 @@ def fit_whitening(x: np.ndarray, dims: int) -> Whitening:
 
 
 def whiten(whitening: Whitening, x: np.ndarray) -> np.ndarray:
-    """Whitened rows of length 1, float32 [n, d]."""
-    return unit((np.asarray(x, np.float64) - whitening.mean) @ whitening.projection)
+    """Whitened rows of length 1, float32 [n, d]; a row that is the mean becomes zeros."""
+    rows = (np.asarray(x, np.float64) - whitening.mean) @ whitening.projection
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return (rows / np.maximum(length, 1e-12)).astype(np.float32)

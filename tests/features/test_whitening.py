@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from dinov3_jax.evals.retrieval.whitening import fit_whitening, whiten
+from dinov3_jax.features.whitening import fit_whitening, whiten
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(500, 6)) @ RNG.normal(size=(6, 6)) + 3.0
