@@ -32,9 +32,10 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def film(monkeypatch, tmp_path_factory):
-    """Two shots, of 14 and of 20 frames; the level of a frame says its number."""
-    numbers = np.arange(34)[:, None, None, None]
-    frames = np.broadcast_to(4 * numbers + 60 * (numbers > 13) * [1, 0, 1], (34, 272, 320, 3))
+    """Two shots, of 14 and of 20 frames, and a short one; the level of a frame says its number."""
+    numbers = np.arange(40)[:, None, None, None]
+    second = (numbers > 13) & (numbers < 34)
+    frames = np.broadcast_to(4 * numbers + 60 * second * [1, 0, 1], (40, 272, 320, 3))
     folder = tmp_path_factory.mktemp("film")
     write_folder(folder / "frames", frames.astype(np.uint8))
     monkeypatch.setattr(evaldata_video, "film_file", lambda: str(folder / "frames"))
