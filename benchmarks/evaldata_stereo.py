@@ -58,7 +58,7 @@ def matches(photos: Path, out: Path, *, points: int = 400, seed: int = 0) -> str
     return str(out / "points.csv")
 
 
-def spair(photos: Path, out: Path, *, points: int = 20, seed: int = 0) -> str:
+def spair(photos: Path, out: Path, *, points: int = 200, seed: int = 0) -> str:
     """One pair; the box is the whole image."""
     del photos
     left, right, disparity = pair()

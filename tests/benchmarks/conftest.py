@@ -1,12 +1,13 @@
 """What small real data is made of, in miniature: noise in place of photographs, a wall that both
-cameras see in place of the motorcycle."""
+cameras see in place of the motorcycle, grey and then coloured frames in place of the film."""
 
 import numpy as np
 import pytest
 
-from benchmarks import evaldata_stereo
+from benchmarks import evaldata_stereo, evaldata_video
 from benchmarks.evaldata_classes import WNIDS
 from benchmarks.evaldata_mosaics import CLASSES
+from tests.data.benchmarks.clips import write_folder
 from tests.data.benchmarks.retrieval_layouts import write
 from tests.features.models import images
 
@@ -27,6 +28,17 @@ def photos(tmp_path_factory):
     rows = [f"{name},{kind}" for name, kind in coarse.items()]
     (root / "grocery/classes.csv").write_text("\n".join(("class,coarse_class", *rows)))
     return root
+
+
+@pytest.fixture
+def film(monkeypatch, tmp_path_factory):
+    """Two shots, of 14 and of 20 frames, and a short one; the level of a frame says its number."""
+    numbers = np.arange(40)[:, None, None, None]
+    second = (numbers > 13) & (numbers < 34)
+    frames = np.broadcast_to(4 * numbers + 60 * second * [1, 0, 1], (40, 272, 320, 3))
+    folder = tmp_path_factory.mktemp("film")
+    write_folder(folder / "frames", frames.astype(np.uint8))
+    monkeypatch.setattr(evaldata_video, "film_file", lambda: str(folder / "frames"))
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ from dinov3_jax.cli.eval import choose
 from dinov3_jax.evals.suite import EVALUATIONS
 
 
-def test_every_evaluation_has_data_and_settings_that_it_takes(photos, pair, tmp_path, monkeypatch):
+def test_every_evaluation_has_data_and_settings_that_it_takes(
+    photos, pair, film, tmp_path, monkeypatch
+):
     for few in ("TRAIN", "VAL"):
         monkeypatch.setattr(evaldata_mosaics, few, 2)
     assert DATA.keys() == EVALUATIONS.keys()

@@ -1,5 +1,6 @@
 """Real processes that meet on this machine; whole runs of them are marked ``hosts``."""
 
+import json
 import math
 import re
 import shutil
@@ -21,6 +22,7 @@ from dinov3_jax.train.state import init_state, state_shardings
 from tests.data.benchmarks.folders import write_class_folders
 from tests.data.benchmarks.masked import write_masked
 from tests.distributed import launcher, tiny_recipe
+from tests.evals.tiny_suite import tiny_suite
 from tests.train.runs import assert_equal_bits, final_state, write_images
 from tests.train.saved import save_run, small_config, state_at
 
@@ -147,6 +149,13 @@ def test_any_number_of_processes_trains_alike(images, tmp_path, count, devices):
     assert len(list((tmp_path / "many" / "tensorboard").iterdir())) == 1  # one writer
     for index in range(1, count):
         assert " I " not in launcher.said(tmp_path, index).partition("devices\n")[2]
+
+
+@pytest.mark.hosts
+def test_every_evaluation_gives_two_processes_what_it_gives_one(tmp_path):
+    (tmp_path / "suite.json").write_text(json.dumps(tiny_suite(tmp_path / "data")))
+    command = ["tests.distributed.suite_worker", str(tmp_path / "suite.json")]
+    launcher.finish(command, tmp_path, count=2, devices=4)
 
 
 @pytest.mark.hosts
