@@ -1,6 +1,6 @@
 """Images per CPU-second of the data side, against the reference's way of doing it with Pillow.
 
-    python -m benchmarks.data [--size 256]
+    python -m benchmarks.data [--size 256] [--canvas 576]
 
 No download: the JPEGs are cut from scikit-learn's two photographs. Every row decodes the same
 images; the rows take turns, so that a busy machine slows all of them alike, and the median round
@@ -18,6 +18,7 @@ import simplejpeg
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 
+from benchmarks.report import heading, processor, table
 from configs.base import get_config
 from dinov3_jax.config import CropConfig
 from dinov3_jax.data import crops as host, order
@@ -26,31 +27,39 @@ from dinov3_jax.data.decode import decode
 from dinov3_jax.recipe import from_config_dict
 
 _IMAGES = 24
-_HEIGHT, _WIDTH = 375, 500  # the usual size of ImageNet's photographs
-_CANVAS = 576
+_HEIGHT, _WIDTH = 375, 500  # the usual size of ImageNet's photographs, on
+_CANVAS = 576  # pixels of a side; photographs grow with the canvas
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=256, help="pixels of a global crop")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every row")
+    parser.add_argument("--canvas", type=int, default=_CANVAS, help="pixels of its side")
     arguments = parser.parse_args()
+    canvas = arguments.canvas
+    height, width = (side * canvas // _CANVAS for side in (_HEIGHT, _WIDTH))
     crops = crop_config(arguments.size)
-    images = photographs()
+    images = photographs(height, width)
     rows: dict[str, Callable[[bytes, int], object]] = {
         "decode": lambda data, i: decode(data),
-        "decode + canvas (augment: device)": lambda data, i: device_way(data, i, crops),
+        "decode + canvas (augment: device)": lambda data, i: device_way(data, i, crops, canvas),
         "decode + crops (augment: host)": lambda data, i: host_way(data, i, crops),
         "decode + crops with Pillow": lambda data, i: pillow_way(data, i, crops),
     }
     rates = measure(rows, images, rounds=arguments.rounds)
     kilobytes = sum(map(len, images)) / len(images) / 1e3
-    print(f"{_WIDTH}x{_HEIGHT} JPEG of {kilobytes:.0f} KB on average; 2 crops of "
-          f"{crops.global_size} and {crops.local_count} of {crops.local_size} pixels")  # fmt: skip
-    print(f"{'':36}{'images/CPU-s':>14}{'ms/image':>10}{'x Pillow':>10}")
+    print(
+        f"{heading(processor(), 'simplejpeg', 'pillow')}; {width}x{height} JPEG of "
+        f"{kilobytes:.0f} KB on average; 2 crops of {crops.global_size} and {crops.local_count} of "
+        f"{crops.local_size} pixels\n"
+    )
     slowest = rates["decode + crops with Pillow"]
-    for name, rate in rates.items():
-        print(f"{name:36}{rate:14.1f}{1e3 / rate:10.2f}{rate / slowest:10.1f}")
+    cells = [
+        [name, f"{rate:.1f}", f"{1e3 / rate:.2f}", f"{rate / slowest:.1f}"]
+        for name, rate in rates.items()
+    ]
+    print(table(("one thread", "images/CPU-s", "ms/image", "x Pillow"), cells))
 
 
 def crop_config(size: int) -> CropConfig:
@@ -60,15 +69,15 @@ def crop_config(size: int) -> CropConfig:
     return from_config_dict(config).crops
 
 
-def photographs() -> list[bytes]:
+def photographs(height: int, width: int) -> list[bytes]:
     """JPEGs of different parts of two photographs, enlarged, with noise as of a sensor."""
     rng = order.rng(0, "benchmark")
     encoded = []
     for i in range(_IMAGES):
         photo = load_sample_images().images[i % 2]
         top, left = rng.integers(0, 427 - 320), rng.integers(0, 640 - 427)
-        part = host.resize(photo[top : top + 320, left : left + 427], _HEIGHT, _WIDTH)
-        noisy = part + rng.normal(0, 4, (_HEIGHT, _WIDTH, 1))
+        part = host.resize(photo[top : top + 320, left : left + 427], height, width)
+        noisy = part + rng.normal(0, 4, (height, width, 1))
         pixels = noisy.clip(0, 255).astype(np.uint8)
         encoded.append(simplejpeg.encode_jpeg(pixels, quality=92, colorsubsampling="420"))
     return encoded
@@ -91,9 +100,9 @@ def draw(index: int, height: int, width: int, crops: CropConfig) -> dict[str, np
     return host.draw(order.rng(0, "augment", index), height=height, width=width, crops=crops)
 
 
-def device_way(data: bytes, index: int, crops: CropConfig):
-    image = decode(data, enough=_CANVAS)
-    canvas = np.zeros((_CANVAS, _CANVAS, 3), np.uint8)
+def device_way(data: bytes, index: int, crops: CropConfig, side: int):
+    image = decode(data, enough=side)
+    canvas = np.zeros((side, side, 3), np.uint8)
     draws = draw(index, *image.shape[:2], crops)
     draws["box"] *= place(image, canvas)
     return canvas, draws

@@ -106,7 +106,7 @@ def plain_networks(config: TrainConfig) -> Networks:
     ):
         raise ConfigError(
             f"the baseline is a ViT with one final norm, student is {student.arch!r} with "
-            "untied norms or no ViT; leave --baseline out"
+            "untied norms or no ViT; take --no-baseline"
         )
     backbone = nnx.eval_shape(lambda: PlainTransformer(student, rngs=nnx.Rngs(0)))
     return build.networks(config)._replace(backbone=nnx.graphdef(backbone))

@@ -9,8 +9,8 @@ synthetic batches, on the devices at hand. What a row says:
 - MFU: model FLOPs (``dinov3_jax/train/flops.py``) over the peak of the chips for bfloat16
   (``dinov3_jax/distributed/chips.py``); "-" where that is not known, as of a CPU.
 
-``--baseline`` times ``benchmarks/plain.py`` too, in alternating steps; the last column is the
-median ratio of a baseline step to the step after it.
+``--baseline``, the default on one GPU, times ``benchmarks/plain.py`` too, in alternating steps; the
+last column is the median ratio of a baseline step to the step after it.
 """
 
 import argparse
@@ -54,7 +54,8 @@ class Program(NamedTuple):
 
 
 def main() -> None:
-    cpu = jax.devices()[0].platform == "cpu"
+    platform = jax.devices()[0].platform
+    cpu, one_gpu = platform == "cpu", platform == "gpu" and jax.device_count() == 1
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["s"] if cpu else list(SIZES))
     parser.add_argument("--batch", type=int, default=4 if cpu else 64, help="images a device")
@@ -62,7 +63,12 @@ def main() -> None:
         "--dtype", choices=["float32", "bfloat16"], default="float32" if cpu else "bfloat16"
     )
     parser.add_argument("--rounds", type=int, default=5 if cpu else 20, help="timed steps")
-    parser.add_argument("--baseline", action="store_true", help="time benchmarks/plain.py too")
+    parser.add_argument(
+        "--baseline",
+        action=argparse.BooleanOptionalAction,
+        default=one_gpu,
+        help="time benchmarks/plain.py too; one device alone",
+    )
     arguments = parser.parse_args()
     rows, mesh = [], make_mesh(MeshConfig(replica=1, fsdp=-1, fsdp_minor=1, tensor=1))
     for size in arguments.sizes:

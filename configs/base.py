@@ -50,6 +50,13 @@ def arguments(text, **defaults):
     return found
 
 
+def layout(chip, layouts):
+    """What a recipe has for its argument ``chip``; an error that names the others if nothing."""
+    if chip not in layouts:
+        raise ValueError(f"chip is {chip!r}, wanted one of {', '.join(layouts)}")
+    return layouts[chip]
+
+
 def gram():
     """Gram anchoring: patch similarities of the student held to those of an earlier teacher."""
     config = ml_collections.ConfigDict()
@@ -191,7 +198,7 @@ def get_config():
     optim.reduce_dtype = "float32"
 
     config.data = data = ml_collections.ConfigDict()
-    # "folder" | "shards" | "tar" | "parquet" | "manifest" | "tfds" | "fashion_mnist"
+    # "folder" | "shards" | "tar" | "parquet" | "manifest" | "curated" | "tfds" | "fashion_mnist"
     data.source = "folder"
     data.path = ""  # of it; of tfds "name:split"; "" for fashion_mnist: find it
     data.labels = "none"  # "none" | "folders" (class = parent folder); the loss never sees them

@@ -6,6 +6,7 @@ whose dense features were still good and who sees the crops twice as large.
 
 Command: dinov3 train --config=configs/vit7b16_gram.py:pretrain=PRETRAIN --workdir=DIR \
              --config.data.path=SHARDS
+             [vit7b16_gram.py:pretrain=PRETRAIN,chip=v5p | v6e | v5e for the layout of 256 of those]
 PRETRAIN is the workdir of vit7b16_pretrain.py, with its checkpoints of steps 200,000 (the Gram
 teacher) and 1,000,000.
 Hardware: as the pretraining, 256 accelerators with 16 images each. Not yet run here. The paper
@@ -18,10 +19,20 @@ from configs.vit7b16_pretrain import EPOCH
 
 START = 1000 * EPOCH  # where the pretraining ends
 
+# Remat and blocks of full remat, on the pretraining's meshes: what fits 256 chips and computes the
+# least again.
+REMAT = {
+    "gpu": ("full", 0),
+    "v5p": ("qkv+attention+proj+fc1", 0),
+    "v6e": ("attention+proj+fc1", 6),
+    "v5e": ("qkv+attention+proj+fc1", 29),
+}
 
-def get_config(arg="pretrain=runs/vit7b16_pretrain"):
-    pretrain = arg.removeprefix("pretrain=")
-    config = vit7b16_pretrain.get_config()
+
+def get_config(arg=""):
+    given = base.arguments(arg, pretrain="runs/vit7b16_pretrain", chip="gpu")
+    pretrain = given["pretrain"]
+    config = vit7b16_pretrain.get_config(f"chip={given['chip']}")
     config.name = "vit7b16_gram"
     config.steps = START + 200 * EPOCH
     config.init["from"] = pretrain
@@ -39,7 +50,7 @@ def get_config(arg="pretrain=runs/vit7b16_pretrain"):
     # Times 8: 2.4e-4. Warm-ups and frozen prototypes lie in the past and are the pretraining's.
     config.optim.lr = base.schedule(3e-5, start=0.0, warmup=100 * EPOCH)
     config.teacher.momentum = base.schedule(0.999)
-    config.student.remat = "full"
+    config.student.remat, config.student.remat_blocks = base.layout(given["chip"], REMAT)
 
     config.crops.gram_size = 512
     config.crops.gram_distortions = False

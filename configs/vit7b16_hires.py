@@ -5,23 +5,30 @@ the Gram teacher, for good. Every step has one of five sizes of crops.
 
 Command: dinov3 train --config=configs/vit7b16_hires.py:gram=GRAM --workdir=DIR \
              --config.data.path=SHARDS
+             [vit7b16_hires.py:gram=GRAM,chip=v5p for the layout of 256 of those]
 GRAM is the workdir of vit7b16_gram.py.
-Hardware: 256 accelerators, 8 images each. The reference's configuration has 30,000 steps, the paper
-10,000, at which the learning rate reaches its end: --config.steps=10000 stops there. Not yet run
-here. The paper publishes, for the 7B after this stage, linear probes of 88.4 % on ImageNet-1k, 55.9
-mIoU on ADE20k and 0.309 RMSE on NYU.
+Hardware: 256 accelerators, 8 images each, of which a v5e or v6e has too little memory: by the
+compiler's upper count the largest crops take 37 GiB beside the state even under full remat. The
+reference's configuration has 30,000 steps, the paper 10,000, at which the learning rate reaches its
+end: --config.steps=10000 stops there. Not yet run here. The paper publishes, for the 7B after this
+stage, linear probes of 88.4 % on ImageNet-1k, 55.9 mIoU on ADE20k and 0.309 RMSE on NYU.
 """
 
 from configs import base, vit7b16_gram
 from configs.vit7b16_pretrain import EPOCH
 
+# Remat and blocks of full remat, as in vit7b16_gram.py.
+REMAT = {"gpu": ("full", 0), "v5p": ("qkv+attention+proj+fc1", 24)}
 
-def get_config(arg="gram=runs/vit7b16_gram"):
-    source = arg.removeprefix("gram=")
-    config = vit7b16_gram.get_config()
+
+def get_config(arg=""):
+    given = base.arguments(arg, gram="runs/vit7b16_gram", chip="gpu")
+    source, remat = given["gram"], base.layout(given["chip"], REMAT)
+    config = vit7b16_gram.get_config(f"chip={given['chip']}")
     config.name = "vit7b16_hires"
     config.steps = 30 * EPOCH
     config.batch.images, config.batch.group = 2048, 8
+    config.student.remat, config.student.remat_blocks = remat
     config.koleo.group = 16  # neighbours are searched in two groups together
 
     config.init["from"] = source

@@ -26,8 +26,6 @@ LAYOUTS = {
 
 def get_config(arg=""):
     chip = base.arguments(arg, chip="gpu")["chip"]
-    if chip not in LAYOUTS:
-        raise ValueError(f"chip is {chip!r}, wanted one of {', '.join(LAYOUTS)}")
     config = base.get_config()
     config.name = "vit7b16_pretrain"
     config.steps = 1000 * EPOCH
@@ -38,7 +36,7 @@ def get_config(arg=""):
     student.drop_path = 0.4
     student.untie_global_and_local_cls_norm = True
     student.rope_dtype = "bfloat16"  # as in the reference's training runs
-    mesh, student.remat, student.remat_blocks = LAYOUTS[chip]
+    mesh, student.remat, student.remat_blocks = base.layout(chip, LAYOUTS)
     config.mesh.replica, config.mesh.fsdp, config.mesh.fsdp_minor = mesh
 
     config.dino.head.prototypes = 262_144

@@ -1,6 +1,7 @@
 """ViT-L/16 on ImageNet-1k: the public recipe of the DINOv3 system ("lin834").
 
 Command: dinov3 train --config=configs/vitl16_im1k.py --workdir=DIR --config.data.path=SHARDS
+             [vitl16_im1k.py:chip=v5e | v6e for the layout of 8 of those]
 The reference reports 82.0 k-NN and 83.5 linear after about 14 hours on 32 H100 (paper repository
 README); not yet run to its end here. Schedules of family v1; no storage tokens, no RoPE
 augmentation, LayerNorm epsilon 1e-6.
@@ -10,8 +11,16 @@ from configs import base
 
 EPOCH = 1250  # steps
 
+# (fsdp, fsdp_minor), remat, blocks of full remat, micro-batches: of 512 images on 8 TPUs.
+LAYOUTS = {
+    "gpu": ((-1, 1), "none", 0, 1),
+    "v6e": ((4, 2), "qkv+attention+proj+fc1", 0, 4),
+    "v5e": ((4, 2), "qkv+attention+proj", 6, 4),
+}
 
-def get_config():
+
+def get_config(arg=""):
+    layout = base.layout(base.arguments(arg, chip="gpu")["chip"], LAYOUTS)
     config = base.get_config()
     config.name = "vitl16_im1k"
     config.steps = 100 * EPOCH
@@ -19,6 +28,8 @@ def get_config():
 
     student = config.student
     student.arch = "vit_large"
+    mesh, student.remat, student.remat_blocks, config.batch.accumulate = layout
+    config.mesh.fsdp, config.mesh.fsdp_minor = mesh
     student.drop_path = 0.3
     student.norm_eps = 1e-6
     student.storage_tokens = 0

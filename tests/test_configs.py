@@ -6,18 +6,26 @@ import operator
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
-from configs import multidistill_s_b_l
+from configs import (
+    multidistill_s_b_l,
+    vit7b16_gram,
+    vit7b16_hires,
+    vit7b16_pretrain,
+    vitl16_im1k,
+)
 from dinov3_jax import schedules
 from dinov3_jax.cli.flags import parse_recipe
 from dinov3_jax.config import CropConfig, TrainConfig
 from dinov3_jax.data.check import check_config
 from dinov3_jax.data.masking import masked_total
 from dinov3_jax.data.resolution import crops_at
+from dinov3_jax.distributed.mesh import AXES, mesh_sizes
 from dinov3_jax.models import build
-from dinov3_jax.recipe import from_config_dict
+from dinov3_jax.recipe import from_config_dict, to_dict
 from dinov3_jax.train import gram, state, step
-from dinov3_jax.train.check import check_students
+from dinov3_jax.train.check import check_recipe, check_students
 from tests import regenerate
 
 # Six digits are printed in the references; float32 holds seven.
@@ -132,6 +140,41 @@ def test_one_flag_sets_a_shared_key_of_every_student():
     recipe, _ = parse_recipe(["--workdir=W", "--config.data.path=P"], recipe)
     students = recipe.students.values()
     assert {(s.distill.source, s.data.path) for s in students} == {("T", "P")}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "chips"),
+    [(vit7b16_pretrain, 256), (vit7b16_gram, 256), (vit7b16_hires, 256), (vitl16_im1k, 8)],
+)
+def test_layouts_of_tpus_share_each_weight_over_two_axes(recipe, chips):
+    """One axis over a whole torus makes synchronous all-reduces of weights."""
+    layouts = getattr(recipe, "LAYOUTS", None) or recipe.REMAT
+    for chip in layouts.keys() - {"gpu"}:
+        config = from_config_dict(recipe.get_config(f"chip={chip}"))
+        sizes = mesh_sizes(config.mesh, chips)
+        assert min(sizes[1:3]) > 1
+        mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        check_recipe(config, mesh, platform="tpu")
+    with pytest.raises(ValueError, match="chip is 'v9', wanted one of gpu"):
+        recipe.get_config("chip=v9")
+
+
+def test_layouts_change_no_result():
+    """Only where arrays lie and what is kept; micro-batches give the same step."""
+    before, after = (to_dict(from_config_dict(vitl16_im1k.get_config(a))) for a in ("", "chip=v5e"))
+    for recipe in (before, after):
+        del recipe["mesh"], recipe["batch"]["accumulate"]
+        del recipe["student"]["remat"], recipe["student"]["remat_blocks"]
+    assert before == after
+
+
+def test_stages_take_their_source_and_a_chip():
+    config = vit7b16_gram.get_config("pretrain=gs://a,b/c,chip=v6e")
+    assert (config.init["from"], config.gram.source) == ("gs://a,b/c", "gs://a,b/c")
+    assert config.mesh.fsdp_minor == 16
+    assert vit7b16_hires.get_config("gram=D").gram.source == "D"
+    with pytest.raises(ValueError, match="chip is 'v6e', wanted one of gpu, v5p"):
+        vit7b16_hires.get_config("gram=D,chip=v6e")
 
 
 def test_later_stages_keep_the_networks_of_the_7b():

@@ -1,17 +1,21 @@
 """``dinov3 curate --pool=... --model=... --recipe=configs/curation/FILE.py --out=DIR``."""
 
 import argparse
+import dataclasses
+import json
 import os
 import re
 
 import jax
 
+from dinov3_jax.cli import hosts
 from dinov3_jax.cli.flags import parse_recipe
 from dinov3_jax.cli.models import add_model_flags, open_model
 from dinov3_jax.config import ConfigError, MeshConfig
 from dinov3_jax.curate.curate import Pool, curate, embed_sources
 from dinov3_jax.curate.recipe import CurationConfig
 from dinov3_jax.data.sources import KINDS, Source, open_images, open_kind
+from dinov3_jax.distributed import agree
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.recipe import from_config_dict
 
@@ -58,24 +62,38 @@ def run(argv: list[str]) -> None:
         help="only embed, and only every N-th part from the I-th (0 to N - 1): N machines, each "
         "with its I, fill one folder; afterwards the same command without this flag goes on",
     )
+    hosts.add_flags(parser)
     options, rest = parser.parse_known_args(argv)
+    hosts.join(options)
     chosen, out = parse_recipe([*rest, f"--config={options.recipe}", f"--workdir={options.out}"])
     recipe = from_config_dict(chosen, CurationConfig)
     pool = open_pool(options.pool, options.pool_kind, options.labels)
     seeds = open_seeds(options.seeds)
     against = [open_images(path) for path in options.against]
     model = open_model(options)
-    # Whole parameters on every device of this machine, images and centroids spread over them.
-    mesh = make_mesh(MeshConfig(-1, 1, 1, 1), jax.local_devices())
+    # Whole parameters on every device, images and centroids spread over them.
+    mesh = make_mesh(MeshConfig(-1, 1, 1, 1))
     if options.embed_share is not None:
+        if jax.process_count() > 1:
+            raise ConfigError(
+                "--embed-share is for machines that do not find each other; these processes have: "
+                "leave it out, and each embeds its share"
+            )
         share = options.embed_share
         embed_sources(model, pool, seeds, against, recipe, out, mesh=mesh, share=share)
         print(f"{out}: embedded share {share[0]} of {share[1]}; when all are, run without it")
         return
+    agree.check_same("the recipe", json.dumps(dataclasses.asdict(recipe), sort_keys=True))
+    numbered = {f"against {i}": source for i, source in enumerate(against)}
+    for name, source in {"pool": pool.source, **seeds, **numbered}.items():
+        agree.check_same(f"the data set {name}", source.fingerprint)
     done = curate(model, pool, seeds, against, recipe, out, mesh=mesh)
+    if jax.process_index() != 0:
+        return
+    trained = "shards" if recipe.pack is not None else "manifest.jsonl (data.source = 'curated')"
     print(
-        f"{out}: {len(done.rows)} of {len(pool.source)} images; open {out}/report.html"
-        + (f", train on {out}/shards" if recipe.pack is not None else "")
+        f"{out}: {len(done.rows)} of {len(pool.source)} images; open {out}/report.html, "
+        f"train on {out}/{trained}"
     )
 
 

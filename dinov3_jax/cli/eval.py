@@ -67,7 +67,7 @@ def run(argv: list[str]) -> None:
             result = find(name).evaluate(model, settings, mesh)
         except SourceError as error:
             raise SourceError(f"{name}: {error}") from error
-        except ValueError as error:
+        except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from error
         seconds = time.perf_counter() - start
         results.write(out, name, settings, result, seconds=seconds, **whose)
@@ -103,9 +103,16 @@ def choose(
     for flag in data:
         name, equals, path = flag.partition("=")
         if equals and name.partition("@")[0] in EVALUATIONS:  # a path may hold "=" too
+            if name in paths:
+                raise ConfigError(f"--data={name}=... is there twice; label them, as {name}@A")
             paths[name] = path
-        else:
+        elif shared is None:
             shared = flag
+        else:
+            raise ConfigError(
+                f"--data={shared} and --data={flag} are both for all; wanted one, and "
+                "--data=NAME=PATH for an evaluation with data of its own"
+            )
     for flag in assignments:
         name, dot, assignment = flag.partition(".")
         if not dot or "=" not in assignment:

@@ -16,8 +16,9 @@ from dinov3_jax.augment.normalize import normalize
 from dinov3_jax.cli import view_track
 from dinov3_jax.cli.models import add_model_flags, open_model
 from dinov3_jax.cli.sizes import parse_size
-from dinov3_jax.cli.view_match import add_match_flags, match_picture
+from dinov3_jax.cli.view_match import add_match_flags, match_images
 from dinov3_jax.config import ConfigError, MeshConfig
+from dinov3_jax.data.benchmarks.matches import Pair, write_matches
 from dinov3_jax.data.decode import decode
 from dinov3_jax.data.fit import fit
 from dinov3_jax.data.sources import SourceError
@@ -197,8 +198,20 @@ def _match(model, views, options):
     if len(views) != 2:
         raise ConfigError(f"{len(views)} image(s) are given, a match is of two")
     (a, b), (tokens_a, tokens_b) = views, _tokens(model, views)
-    picture = match_picture(a.pixels, b.pixels, tokens_a, tokens_b, options, stride=model.stride)
-    return {f"{a.name}_match_{b.name}": picture}
+    picture, *points = match_images(
+        a.pixels, b.pixels, tokens_a, tokens_b, options, stride=model.stride
+    )
+    name, out = f"{a.name}_match_{b.name}", Path(options.out).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    # From pixels as the model sees them to those of the files.
+    points = [
+        seen * (view.width / view.pixels.shape[1], view.height / view.pixels.shape[0])
+        for seen, view in zip(points, views, strict=True)
+    ]
+    pair = Pair(Path(a.path).expanduser(), Path(b.path).expanduser(), *points)
+    write_matches(out / f"{name}.csv", pair)
+    print(out / f"{name}.csv")
+    return {name: picture}
 
 
 def _tokens(model: Model, views: list[View]) -> list[np.ndarray]:

@@ -40,7 +40,7 @@ def add_match_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def match_picture(
+def match_images(
     a: np.ndarray,
     b: np.ndarray,
     tokens_a: np.ndarray,
@@ -48,8 +48,9 @@ def match_picture(
     options: argparse.Namespace,
     *,
     stride: int,
-) -> np.ndarray:
-    """The two images [H, W, 3] with a line for each match of their patches [h, w, D].
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two images [H, W, 3] with a line for each match of their patches [h, w, D], and where the
+    lines begin and end: x and y in pixels of each image [k, 2].
 
     Colours run along the width of the first image, so that crossed lines can be followed. Prints
     how many matches there are and how similar.
@@ -76,4 +77,5 @@ def match_picture(
     )
     shade = colormaps["turbo"](points_a[kept, 0] / a.shape[1])[:, :3]
     colours = np.round(255 * shade).astype(np.uint8)
-    return draw_matches(a, b, points_a[kept], points_b[kept], colours)
+    points_a, points_b = points_a[kept], points_b[kept]
+    return draw_matches(a, b, points_a, points_b, colours), points_a, points_b

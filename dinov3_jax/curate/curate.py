@@ -15,6 +15,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -25,6 +26,7 @@ from dinov3_jax.curate.recipe import CurationConfig, check_recipe, check_seeds
 from dinov3_jax.curate.report import Curated, write_report
 from dinov3_jax.data.record import check_ids
 from dinov3_jax.data.sources import Source
+from dinov3_jax.distributed import agree
 from dinov3_jax.features import store
 from dinov3_jax.features.claim import claim_folder
 from dinov3_jax.models.model import Model
@@ -58,7 +60,9 @@ def curate(
     ``seeds``: seed sets by name; ``against``: evaluation sets, whose images must not be chosen. A
     stage whose settings or inputs are not those of its folder refuses, and so does a manifest of
     another choice; delete them to have them made again. Results do not depend on where a run was
-    killed.
+    killed, nor on the devices of ``mesh`` but for the embeddings. Several processes see one ``out``
+    and share the work: each embeds its part on its own devices, all cluster and search on
+    ``mesh``, which has those of all, and process 0 packs and writes.
 
     Raises:
       ConfigError: a recipe that the pool is too small for, a folder of something else.
@@ -66,7 +70,10 @@ def curate(
         one id.
     """
     out = store.local(out)
-    embed_sources(model, pool, seeds, against, recipe, out, mesh=mesh)
+    me, count = jax.process_index(), jax.process_count()
+    own = mesh.local_mesh
+    embed_sources(model, pool, seeds, against, recipe, out, mesh=own, share=(me, count))
+    agree.barrier("all is embedded")
     images = read_embedded(out / "embed/pool")
     check_ids(images.ids, pool.name)
     sets = [read_embedded(out / f"embed/against-{i}") for i in range(len(against))]
@@ -87,23 +94,32 @@ def curate(
             folder, name, found, images, dedup.kept, tree, recipe, mesh=mesh
         )
     manifest.check_manifest(out / "manifest.jsonl", images, chosen)
+    agree.barrier("the manifest of another run is read")
     rows = np.unique(np.concatenate(list(chosen.values())))
+    curated = Curated(images, dedup, tree, chosen, rows)
+    if me == 0:
+        _write(out, curated, pool, recipe)
+    agree.barrier("all is written")
+    return curated
+
+
+def _write(out, curated, pool, recipe):
+    images, rows = curated.pool, curated.rows
+    about = manifest.about_rows(rows, curated.chosen, curated.dedup.kept, curated.tree)
     if recipe.pack is not None:  # shards of another choice refuse before the manifest changes
         _log.info("pack: %d images", len(rows))
-        records = images.records[rows]
         manifest.write_shards(
             out / "shards",
             pool.source,
             pool.kind,
             pool.labels,
-            records,
+            images.records[rows],
             recipe.pack,
+            about,
             seed=recipe.seed,
         )
-    manifest.write_manifest(out / "manifest.jsonl", images, pool.name, chosen, rows)
-    curated = Curated(images, dedup, tree, chosen, rows)
+    manifest.write_manifest(out / "manifest.jsonl", images, pool.name, rows, about)
     write_report(out / "report.html", curated, pool.source, recipe, pool.name)
-    return curated
 
 
 def embed_sources(

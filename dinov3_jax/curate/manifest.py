@@ -2,6 +2,7 @@
 
 import collections
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from dinov3_jax.config import ConfigError
 from dinov3_jax.curate.embeddings import Embedded
 from dinov3_jax.curate.recipe import PackConfig
+from dinov3_jax.curate.stages import Tree
 from dinov3_jax.data import pack
 from dinov3_jax.data.sources import Source
 from dinov3_jax.data.subset import subset
@@ -45,18 +47,38 @@ def _choice(path):
     return found
 
 
+def about_rows(
+    rows: np.ndarray, chosen: dict[str, np.ndarray], kept: np.ndarray, tree: Tree
+) -> Callable[[int], dict[str, list]]:
+    """A function of i: ``clusters`` of the i-th of ``rows``, lowest level first, and ``why``.
+
+    ``why`` are those names of ``chosen`` (name -> ascending rows) that hold it; ``tree`` is of the
+    rows ``kept``.
+    """
+    place = np.searchsorted(kept, rows)
+    levels = [tree.clusters(level)[place] for level in range(len(tree.parents))]
+    held = {name: np.isin(rows, found) for name, found in chosen.items()}
+
+    def about(i):
+        return {
+            "clusters": [int(clusters[i]) for clusters in levels],
+            "why": [name for name, here in held.items() if here[i]],
+        }
+
+    return about
+
+
 def write_manifest(
-    path: Path, pool: Embedded, origin: str, chosen: dict[str, np.ndarray], rows: np.ndarray
+    path: Path, pool: Embedded, origin: str, rows: np.ndarray, about: Callable[[int], dict]
 ) -> None:
     """Writes JSON lines, one each of ``rows`` [m] of the pool, ascending.
 
-    {"id": "a.jpg", "source": "folder photos", "record": 7, "part": 0, "why": ["balanced"]}
+    {"id": "a.jpg", "source": "folder photos", "record": 7, "part": 0, "clusters": [17, 3],
+    "why": ["balanced"]}
 
     ``source`` is ``origin``, kind and path of the pool; ``record`` the image's number in it;
-    ``part`` the part file of its embedding; ``why`` those names of ``chosen`` (name -> ascending
-    rows) that hold it.
+    ``part`` the part file of its embedding; the rest is that of ``about_rows``.
     """
-    held = {name: np.isin(rows, found) for name, found in chosen.items()}
 
     def write(draft):
         with open(draft, "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -66,7 +88,7 @@ def write_manifest(
                     "source": origin,
                     "record": int(pool.records[row]),
                     "part": int(pool.parts[row]),
-                    "why": [name for name, here in held.items() if here[i]],
+                    **about(i),
                 }
                 file.write(json.dumps(line) + "\n")
 
@@ -80,11 +102,13 @@ def write_shards(
     labels: str,
     records: np.ndarray,
     settings: PackConfig,
+    about: Callable[[int], dict],
     *,
     seed: int,
 ) -> dict:
     """The records of ``source`` as shards (``data.pack``), shuffled by ``seed``; their manifest.
 
+    What is known of the i-th of ``records`` (``about_rows``) stands in the ``.json`` beside them.
     Shards that are there stay. Errors as ``data.pack``.
     """
     chosen = subset(source, records)
@@ -99,5 +123,5 @@ def write_shards(
         quality=settings.quality,
     )
     for number in pack.begin(packed, str(folder)):
-        pack.write_shard(chosen, packed, number, str(folder))
+        pack.write_shard(chosen, packed, number, str(folder), about)
     return pack.finish(packed, chosen.classes, str(folder))

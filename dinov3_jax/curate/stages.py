@@ -2,7 +2,8 @@
 
 Every stage has a folder of ``.npy`` files and ``stage.json``: its settings and the digests of what
 it was made from. A file appears whole or not at all, and what is there is not made again; so a
-stage that was killed goes on, and one whose settings or inputs have changed refuses.
+stage that was killed goes on, and one whose settings or inputs have changed refuses. Of several
+processes, which see one folder, all compute and process 0 writes.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -23,6 +25,7 @@ from dinov3_jax.curation.hierarchy import cluster_level
 from dinov3_jax.curation.kmeans import assign
 from dinov3_jax.curation.retrieval import retrieve, retrieve_clusters
 from dinov3_jax.curation.sampling import balanced_sample
+from dinov3_jax.distributed import agree
 from dinov3_jax.features.claim import claim_folder
 from dinov3_jax.features.formats import write_whole
 from dinov3_jax.features.whitening import Whitening, fit_whitening
@@ -123,7 +126,7 @@ def cluster_stage(
     for number, level in enumerate(levels(recipe)):
         centroids = folder / f"level{number + 1}.centroids.npy"
         parents = folder / f"level{number + 1}.assignments.npy"  # written last
-        if not parents.exists():
+        if not there(parents):
             try:
                 made = cluster_level(
                     points,
@@ -210,19 +213,26 @@ def digest(array: np.ndarray) -> str:
     return found.hexdigest()
 
 
+def there(path: Path) -> bool:
+    """Whether process 0 sees ``path``: then all take the same way."""
+    return bool(agree.largest(jax.process_index() == 0 and path.exists()))
+
+
 def save(path: Path, array: np.ndarray) -> None:
-    """Writes a ``.npy`` file whole or not at all."""
+    """Process 0 writes a ``.npy`` file whole or not at all; the others wait for it."""
 
     def write(draft):
         with open(draft, "wb") as file:  # given a name, numpy would add a suffix
             np.save(file, array)
 
-    write_whole(path, write)
+    if jax.process_index() == 0:
+        write_whole(path, write)
+    agree.barrier(f"{path.name} is written")
 
 
 def _once(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     """The array of a file, made first if it is not there."""
-    if not path.exists():
+    if not there(path):
         save(path, make())
     return np.load(path)
 

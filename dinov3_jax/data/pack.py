@@ -9,8 +9,9 @@ does nothing, and a shard that is deleted comes back the same.
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,15 +75,24 @@ def begin(settings: Settings, folder: str) -> list[int]:
     return [number for number in range(settings.shards) if not _done(folder, number)]
 
 
-def write_shard(source: Source, settings: Settings, number: int, folder: str):
-    """Writes shard ``number`` and its ``.json``: a function of the first three arguments alone."""
+def write_shard(
+    source: Source,
+    settings: Settings,
+    number: int,
+    folder: str,
+    more: Callable[[int], dict[str, Any]] = lambda index: {},
+):
+    """Writes shard ``number`` and its ``.json``, which the other arguments decide.
+
+    more: further columns of the ``.json`` by name, the values of each image of ``source``.
+    """
     first = number * settings.shard_size
     chosen = np.arange(first, min(first + settings.shard_size, settings.images))
     if settings.seed is not None:
         chosen = order.permute(chosen, size=settings.images, seed=settings.seed, epoch=0)
-    columns = {name: [] for name in COLUMNS}
+    columns = {name: [] for name in (*COLUMNS, *more(0))}
     unreadable = []
-    records = _readable(source, chosen.tolist(), settings, columns, unreadable)
+    records = _readable(source, chosen.tolist(), settings, more, columns, unreadable)
     entry, _ = write_shard_file(records, os.path.join(folder, shard_name(number)))
     with whole_file(_beside(folder, number)) as draft:
         about = {"shard": entry, "unreadable": unreadable, "records": columns}
@@ -115,7 +125,12 @@ def read_about(folder: str, number: int) -> dict:
 
 
 def _readable(
-    source: Source, chosen: list[int], settings: Settings, columns: dict, unreadable: list
+    source: Source,
+    chosen: list[int],
+    settings: Settings,
+    more: Callable[[int], dict[str, Any]],
+    columns: dict,
+    unreadable: list,
 ) -> Iterator[Stored]:
     recode = Recode(settings.longest, settings.quality)
     for index in chosen:
@@ -127,7 +142,7 @@ def _readable(
         except ValueError as error:
             unreadable.append({"id": name, "error": str(error)})
             continue
-        row = (name, *stored[1:6])
+        row = (name, *stored[1:6], *more(index).values())
         for column, value in zip(columns.values(), row):
             column.append(value)
         yield stored

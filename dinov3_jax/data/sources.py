@@ -1,10 +1,12 @@
 """Data sets: ``open_source`` opens the kind a recipe asks for; what comes out is a ``Source``."""
 
+import functools
 import glob
 import os
 
 from dinov3_jax.config import ConfigError, DataConfig
 from dinov3_jax.data import (
+    curated,
     fashion_mnist,
     folder,
     manifest,
@@ -19,7 +21,7 @@ from dinov3_jax.data.record import Record, Source, SourceError
 __all__ = ["KINDS", "Record", "Source", "SourceError", "open_images", "open_kind", "open_source"]
 
 
-KINDS = ("folder", "shards", "tar", "parquet", "manifest", "tfds", "fashion_mnist")
+KINDS = ("folder", "shards", "tar", "parquet", "manifest", "curated", "tfds", "fashion_mnist")
 
 
 def open_source(data: DataConfig) -> Source:
@@ -31,7 +33,10 @@ def open_source(data: DataConfig) -> Source:
 
 
 def open_kind(kind: str, path: str, *, labels: str) -> Source:
-    """Opens ``path`` as one of ``KINDS``; labels: of a folder, "none" or "folders"."""
+    """Opens ``path`` as one of ``KINDS``; labels: of a folder, "none" or "folders".
+
+    A curated source opens its pool with these labels.
+    """
     if labels not in ("none", "folders"):
         raise ConfigError(f"data.labels is {labels!r}, wanted 'none' or 'folders'")
     match kind:
@@ -45,6 +50,8 @@ def open_kind(kind: str, path: str, *, labels: str) -> Source:
             return parquet.open_parquet(path)
         case "manifest":
             return manifest.open_manifest(path)
+        case "curated":
+            return curated.open_curated(path, functools.partial(open_kind, labels=labels))
         case "tfds":
             return tfds.open_tfds(path)
         case "fashion_mnist":

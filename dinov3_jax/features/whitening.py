@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dinov3_jax.config import ConfigError
+
 FLOOR = 1e-5  # of the largest variance: directions below it would only amplify rounding
 
 
@@ -17,11 +19,13 @@ def fit_whitening(x: np.ndarray, dims: int) -> Whitening:
 
     (x - mean) @ projection has identity covariance (over n), where projection = V / sqrt(v) with
     the eigenvectors V and eigenvalues v of the covariance of x; v is at least 1e-5 of the largest.
-    ``dims`` is 1 to D. Raises ``ValueError`` for fewer than 2 rows.
+    ``dims`` is 1 to D. Raises ``ConfigError`` for fewer than 2 rows, or equal ones.
     """
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or len(x) < 2:
-        raise ValueError(f"x is {list(x.shape)}, wanted [n, D] with n >= 2 to learn whitening from")
+        raise ConfigError(
+            f"x is {list(x.shape)}, wanted [n, D] with n >= 2 to learn whitening from"
+        )
     if not 1 <= dims <= x.shape[1]:
         raise ValueError(f"dims is {dims}, wanted 1 to the {x.shape[1]} of the descriptors")
     mean = x.mean(axis=0)
@@ -29,7 +33,7 @@ def fit_whitening(x: np.ndarray, dims: int) -> Whitening:
     variance, vectors = np.linalg.eigh(centred.T @ centred / len(x))  # ascending
     variance, vectors = variance[::-1][:dims], vectors[:, ::-1][:, :dims]
     if variance[0] <= 0:
-        raise ValueError(f"all {len(x)} rows are equal; there is nothing to whiten")
+        raise ConfigError(f"all {len(x)} rows are equal; there is nothing to whiten")
     return Whitening(mean, vectors / np.sqrt(np.maximum(variance, FLOOR * variance[0])))
 
 

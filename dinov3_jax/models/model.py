@@ -69,11 +69,11 @@ def train_features(
 def frozen(
     config: CompleteVitConfig | ConvNextConfig, *, dtype: str
 ) -> CompleteVitConfig | ConvNextConfig:
-    """As a ``Model`` computes that is not trained: in ``dtype``, with the attention that suits the
-    device it comes to, which need not be the one it was trained on."""
+    """As a ``Model`` computes that is not trained: in ``dtype`` and not in float8, with the
+    attention that suits the device it comes to, which need not be the one it was trained on."""
     if isinstance(config, ConvNextConfig):
         return dataclasses.replace(config, dtype=dtype)
-    return dataclasses.replace(config, dtype=dtype, attention="auto")
+    return dataclasses.replace(config, dtype=dtype, attention="auto", fp8=False)
 
 
 def random_model(name: str, config: CompleteVitConfig | ConvNextConfig, *, seed: int = 0) -> Model:

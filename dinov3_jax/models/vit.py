@@ -161,8 +161,9 @@ class VisionTransformer(nnx.Module):
                 if keys is not None:
                     drop_keys, rope_keys = _layer_keys(keys, index, crop=i)
                 sincos = self.sincos(grid, rope_keys)
-                # Without this constraint FSDP compiles to accidental tensor parallelism: the
-                # partitioner shards D like the weights and all-reduces every activation.
+                # For evaluations on a mesh; in training each device has images of its own already.
+                # Without it the partitioner shards D like the weights: accidental tensor
+                # parallelism, which all-reduces every activation.
                 x = shard_batch(x)
                 out.append(shard_batch(block(x, sincos, drop_keys, length)))
             return tuple(out), None

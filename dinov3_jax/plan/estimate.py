@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dinov3_jax.config import ConvNextConfig, TrainConfig
+from dinov3_jax.config import ConvNextConfig, DataConfig, TrainConfig
 from dinov3_jax.distributed.mesh import mesh_sizes
 from dinov3_jax.models import presets
 from dinov3_jax.plan.hlo import KINDS, Collective
@@ -19,8 +19,9 @@ CLOCK = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 _USABLE = {"v4": 30.75, "v5e": 15.75, "v5p": 94.75, "v6e": 31.25}
 # Of a GPU: what jax reserves unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 _GPU_SHARE = 0.75
-# Images per CPU-second that ``benchmarks.data`` measured on an AMD EPYC core: where crops are made.
-HOST_RATE = {"device": 880, "host": 150}
+# Images per CPU-second of ``benchmarks.data`` (docs/scale.md) by where crops are made;
+# "device" with a canvas of that many pixels a side.
+_HOST_RATE, _HOST_CANVAS = {"device": 820, "host": 145}, 576
 
 
 class Time(NamedTuple):
@@ -78,6 +79,15 @@ def checkpoint_bytes(config: TrainConfig) -> int:
     """Size of one whole checkpoint of one student."""
     shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+
+
+def host_rate(data: DataConfig) -> float:
+    """Images that one host core makes ready in a second, of pictures that fill the canvas.
+
+    With ``data.augment`` "host" of 500 x 375 pixels.
+    """
+    rate = _HOST_RATE[data.augment]
+    return rate * (_HOST_CANVAS / data.canvas) ** 2 if data.augment == "device" else rate
 
 
 def capacity(topology: Topology) -> int:

@@ -31,12 +31,12 @@ def plan(
     With ``crops.mixture`` everything speaks of a step of the largest sizes, which need the most
     memory, but "whole_run": there a mean step is at the MFU bound of that largest one.
     """
-    mixed, configs = configs, {name: _largest(config) for name, config in configs.items()}
-    config = next(iter(configs.values()))
-    sizes = mesh_sizes(config.mesh, topology.chips)
+    sizes = mesh_sizes(next(iter(configs.values())).mesh, topology.chips)
     mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     for each in configs.values():
         check_recipe(each, mesh, platform="tpu" if topology.compiles else "gpu")
+    mixed, configs = configs, {name: _largest(config) for name, config in configs.items()}
+    config = next(iter(configs.values()))
     states, frozen = abstract_state(configs, mesh)
     parts = estimate.state_bytes(states, frozen)
     result: dict[str, Any] = {
@@ -106,7 +106,7 @@ def _whole_run(configs, topology, seconds, price):
         "price_per_chip_hour": price,
         "money": None if price is None else hours * price,
         "images_per_second": rate,
-        "host_cores": rate / estimate.HOST_RATE[config.data.augment],
+        "host_cores": rate / estimate.host_rate(config.data),
     }
 
 

@@ -9,6 +9,7 @@ is newer than the newest shared checkpoint. Devices and processes must be laid o
     LOCAL/IDENTITY/0_of_4/STEP.npz    of process 0 of 4; complete, or not there
 """
 
+import contextlib
 import hashlib
 import logging
 import pathlib
@@ -32,7 +33,7 @@ _log = logging.getLogger(__name__)
 def folder(config: CheckpointConfig, run: epath.PathLike, identity: str) -> pathlib.Path | None:
     """Where this process keeps its part of ``run`` (a workdir); None if the tier is off.
 
-    ``identity`` of the recipe and the data set: another one has another folder.
+    ``identity`` of the run, its recipe and its data: another one has another folder.
     """
     if config.local is None:
         return None
@@ -41,8 +42,12 @@ def folder(config: CheckpointConfig, run: epath.PathLike, identity: str) -> path
     return pathlib.Path(config.local).expanduser() / key / name
 
 
-def save(place: pathlib.Path, state: TrainState, step: int) -> None:
-    """Writes what this process holds of ``state``; keeps the newest ``KEPT`` steps."""
+def save(place: pathlib.Path, state: TrainState, step: int) -> bool:
+    """Writes what this process holds of ``state``; keeps the newest ``KEPT`` steps.
+
+    Where that fails, as on a full disk, the log says so, what was there before stays, and the
+    answer is False: training does not depend on it.
+    """
     for leaf in jax.tree.leaves(state):
         leaf.copy_to_host_async()
     arrays = {
@@ -50,13 +55,24 @@ def save(place: pathlib.Path, state: TrainState, step: int) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
         for name, shard in _shards(path, leaf).items()
     }
-    place.mkdir(parents=True, exist_ok=True)
     draft = place / "draft"
-    with draft.open("wb") as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  no name is a keyword
-    draft.replace(place / f"{step}.npz")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  no name is a keyword
+        draft.replace(place / f"{step}.npz")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        _log.warning(
+            "step %d is not saved in %s (%s) and training goes on: free %.1f GB there, or start "
+            "again with another checkpoint.local",
+            step, place, error, (KEPT + 1) * sum(x.nbytes for x in arrays.values()) / 1e9,
+        )  # fmt: skip
+        return False
     for old in steps(place)[:-KEPT]:
         (place / f"{old}.npz").unlink()
+    return True
 
 
 def steps(place: pathlib.Path) -> list[int]:

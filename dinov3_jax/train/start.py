@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 # Settings of a backbone that training alone sees; two runs may differ in them.
 _TRAINING_ONLY = ("drop_path", "rope_shift", "rope_jitter", "rope_rescale", "rope_dtype", "dtype",
-                  "remat", "attention", "fp8", "arch")  # fmt: skip
+                  "remat", "remat_blocks", "attention", "fp8", "arch")  # fmt: skip
 
 
 class Origin(NamedTuple):

@@ -91,8 +91,8 @@ class Student:
         if done % self.config.checkpoint.local_every:
             return
         begun = time.time()
-        local_saves.save(self.local, self.state, done)
-        if self.writer is not None:
+        written = local_saves.save(self.local, self.state, done)
+        if written and self.writer is not None:
             self.writer.write(done, {"checkpoint/local_seconds": time.time() - begun})
 
     def note_save(self) -> None:
@@ -132,14 +132,15 @@ def prepare(
         steps = checkpoint.complete_steps(own)
         agree.check_same(f"the list of checkpoints in {own}", str(steps))
         fresh = not steps
-        identity = workdirs.identity(config, source)
-        local = local_saves.folder(config.checkpoint, own, identity)
-        plans[name] = Plan(config, own, find_sources(config, resuming=not fresh), fresh, local)
+        plans[name] = Plan(config, own, find_sources(config, resuming=not fresh), fresh, None)
     for config in configs.values():
         if config.eval not in loaded:
             loaded[config.eval] = evaluate.load_eval_data(config, source)
-    for plan in plans.values():
-        workdirs.claim(plan.workdir, plan.config, source)
+    for name, plan in plans.items():
+        number = workdirs.claim(plan.workdir, plan.config, source)
+        identity = f"{number}\n{workdirs.identity(plan.config, source)}"
+        local = local_saves.folder(plan.config.checkpoint, plan.workdir, identity)
+        plans[name] = plan._replace(local=local)
     return plans, {name: loaded[config.eval] for name, config in configs.items()}
 
 

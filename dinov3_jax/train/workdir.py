@@ -1,6 +1,7 @@
 """A workdir belongs to one run: one recipe on one data set."""
 
 import json
+import secrets
 import time
 
 import jax
@@ -13,36 +14,40 @@ from dinov3_jax.distributed.rollcall import named
 from dinov3_jax.recipe import to_dict
 from dinov3_jax.train.metrics import write_whole
 
-# Sections that may change between two starts of one run: they do not touch what is computed.
-_FREE = ("mesh", "eval", "checkpoint", "log", "data.threads", "data.workers", "data.buffer",
-         "data.path", "data.max_bad_fraction", "name")  # fmt: skip
+# Keys that may change between two starts of one run. They do not touch what is computed, but for
+# the order of sums: where and in what parts, what is kept for the backward pass, by which kernel.
+_FREE = ("mesh", "eval", "checkpoint", "log", "name", "data.threads", "data.workers", "data.buffer",
+         "data.path", "data.max_bad_fraction", "batch.accumulate", "student.remat",
+         "student.remat_blocks", "student.attention", "distill.backbone.remat",
+         "distill.backbone.remat_blocks", "distill.backbone.attention")  # fmt: skip
 _PATIENCE = 60  # seconds; NFS remembers for as long, by default, that a file was not there
 
 
 def identity(config: TrainConfig, source: Source) -> str:
     """What decides the numbers of a run, as text: the keys that may not change, and the data."""
-    recipe = {key: value for key, value in to_dict(config).items() if key not in _FREE}
-    recipe["data"] = {k: v for k, v in recipe["data"].items() if f"data.{k}" not in _FREE}
-    return json.dumps([recipe, source.fingerprint], sort_keys=True)
+    return json.dumps([_bound(to_dict(config)), source.fingerprint], sort_keys=True)
 
 
-def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
+def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> int:
     """Writes config.json into a fresh workdir; ``ConfigError`` if another run lives there.
 
     A run lives there once it has a checkpoint; before that the recipe may still change. All
     processes look, the first one writes, and it is an error if one does not see what it wrote.
+    Returns a random number that stays in config.json: a workdir that was deleted gets another.
     """
     if "://" in str(workdir):
         raise ConfigError(f"workdir {workdir} is remote; give a local or mounted folder")
     path = workdir / "config.json"
-    ours = to_dict(config)
-    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+    ours, saved = to_dict(config), {}
+    begun = any((workdir / "checkpoints").glob("[0-9]*"))
+    if path.exists():
         try:
             saved = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise ConfigError(f"{path} is damaged ({error}); take another --workdir") from error
-        changed = _differences(saved["config"], json.loads(json.dumps(ours)))
-        changed = [c for c in changed if not c.split(":")[0].startswith(_FREE)]
+            if begun:
+                raise ConfigError(f"{path} is damaged ({error}); take another --workdir") from error
+    if saved and begun:
+        changed = _differences(_bound(saved["config"]), _bound(json.loads(json.dumps(ours))))
         if changed:
             raise ConfigError(
                 f"{workdir} holds a run of another recipe ({'; '.join(changed)}); take another "
@@ -54,8 +59,9 @@ def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
                 "changed since it started. Restore the files to resume it, or take another "
                 "--workdir"
             )
-    text = json.dumps({"config": ours, "data": source.fingerprint}, indent=2)
-    agree.barrier("all have looked at config.json")
+    number = saved.get("number", secrets.randbits(31))
+    number = agree.largest(number if jax.process_index() == 0 else 0)  # all have looked
+    text = json.dumps({"config": ours, "data": source.fingerprint, "number": number}, indent=2)
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
@@ -66,6 +72,7 @@ def claim(workdir: epath.Path, config: TrainConfig, source: Source) -> None:
             f"{named(blind)} cannot see {path}, which process 0 wrote; give a --workdir on a "
             "file system that all hosts share"
         )
+    return number
 
 
 def _sees(path, text):
@@ -89,6 +96,13 @@ def begins(folder: epath.Path) -> dict[str, int]:
 def write_begins(folder: epath.Path, steps: dict[str, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "students.json", json.dumps(steps))
+
+
+def _bound(recipe, path=""):
+    """``recipe`` without what may change."""
+    if not isinstance(recipe, dict):
+        return recipe
+    return {k: _bound(v, f"{path}{k}.") for k, v in recipe.items() if path + k not in _FREE}
 
 
 def _differences(old, new, path=""):

@@ -54,7 +54,7 @@ def test_drop_path_keeps_the_expectation():
 
 
 def test_what_the_baseline_cannot_be():
-    with pytest.raises(ConfigError, match="leave --baseline out"):
+    with pytest.raises(ConfigError, match="take --no-baseline"):
         plain.plain_networks(tiny_config(**CONVNEXT))
 
 

@@ -54,6 +54,8 @@ def test_flags(call, tmp_path, capsys):
     assert (recipe.name, recipe.sample.budget) == ("tiny", 77)
     said = capsys.readouterr().out
     assert f"3 of 5 images; open {tmp_path}/out/report.html, train on {tmp_path}/out/shards" in said
+    call("--config.pack=None")
+    assert f"on {tmp_path}/out/manifest.jsonl (data.source = 'curated')" in capsys.readouterr().out
 
 
 def test_shards_are_known_by_their_manifest(call, tmp_path):
@@ -92,3 +94,9 @@ def test_a_share_of_the_embedding(call, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             call(f"--embed-share={text}")
     assert "wanted I/N with I from 0 to N - 1" in capsys.readouterr().err
+
+
+def test_processes_that_have_found_each_other_need_no_share(call, monkeypatch):
+    monkeypatch.setattr(verb.jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="leave it out, and each embeds its share"):
+        call("--embed-share=0/2")

@@ -78,10 +78,22 @@ def test_what_an_evaluation_refuses_is_an_error_of_the_user(run, data):
         run("--eval=logistic", f"--data={data}", *SIZES[2:], "--set=logistic.shots=1")
 
 
+def test_a_mistake_of_ours_keeps_its_traceback(run, data, monkeypatch):
+    def broken(model, settings, mesh):
+        raise ValueError("shapes do not fit")
+
+    monkeypatch.setitem(EVALUATIONS, "knn", EVALUATIONS["knn"]._replace(evaluate=broken))
+    with pytest.raises(ValueError, match=r"^shapes do not fit$") as error:
+        run("--eval=knn", f"--data={data}")
+    assert error.type is ValueError
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--eval=knm", "--data=x"], "did you mean 'knn'"),
+        (["--eval=knn", "--data=x", "--data=y"], "--data=x and --data=y are both for all"),
+        (["--eval=knn", "--data=knn=x", "--data=knn=x"], "--data=knn=... is there twice"),
         (["--eval=knn,knn", "--data=x"], "--eval has knn twice; give each a label of its own"),
         (["--eval=knn@a", "--data=knn=x"], "--data=knn=... is for knn; --eval asks for knn@a"),
         (["--eval=knn", "--data=logistic=x"], "logistic=... is for logistic; --eval asks for knn"),

@@ -6,6 +6,7 @@ from PIL import Image
 
 from dinov3_jax.cli import view
 from dinov3_jax.config import ConfigError
+from dinov3_jax.data.benchmarks.matches import open_matches
 from dinov3_jax.data.sources import SourceError
 from tests.features.models import convnext, images, vit
 
@@ -20,7 +21,9 @@ def verb(model, monkeypatch, tmp_path):
     def verb(kind, *arguments, model=model):
         monkeypatch.setattr(view, "open_model", lambda options: model)
         view.run([kind, *arguments, "--model=tiny", f"--out={tmp_path}/out"])
-        return {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "out").iterdir()}
+        return {
+            path.name: np.asarray(Image.open(path)) for path in (tmp_path / "out").glob("*.png")
+        }
 
     return verb
 
@@ -149,6 +152,21 @@ def test_match_draws_lines_between_two_images(verb, photo, tmp_path, capsys):
     assert (gap == gap[:, :1]).all()  # level
     verb("match", photo, str(other), "--size=64", "--affine=0.5", "--foreground=auto", "--one-way")
     assert "matches" in capsys.readouterr().out
+
+
+def test_match_writes_the_points_that_an_evaluation_reads(verb, photo, tmp_path, capsys):
+    """In pixels of the files: 40 x 64, seen at twice that; the other 80 x 128, seen as it is."""
+    other = tmp_path / "other.png"
+    Image.open(photo).resize((128, 80), Image.Resampling.BILINEAR).save(other)
+    verb("match", photo, str(other), "--size=128", "--distance=0", "--count=500")
+    path = tmp_path / "out" / "photo_match_other.csv"
+    assert str(path) in capsys.readouterr().out
+    (pair,) = open_matches(str(path))
+    assert (str(pair.a), pair.b) == (photo, other)
+    assert len(pair.points_a) == 160  # the images are the same to the model
+    np.testing.assert_array_equal(2 * pair.points_a, pair.points_b)
+    places = {(x, y) for x, y in pair.points_a.tolist()}
+    assert places == {(4 * x + 2, 4 * y + 2) for x in range(16) for y in range(10)}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from dinov3_jax.config import ConfigError
 from dinov3_jax.curate.curate import Pool, curate
 from dinov3_jax.curate.recipe import LevelConfig, SampleConfig
+from dinov3_jax.data.pack import read_about
 from dinov3_jax.data.record import Record
 from dinov3_jax.data.shards import open_shards, verify_shards, write_shards
 from dinov3_jax.data.sources import SourceError, open_images, open_kind
@@ -22,7 +23,7 @@ from tests.curate.pools import model, recipe, write_colours
 from tests.features.models import mesh, vit
 
 
-def run(folder, out, *, kind="folder", chosen=model, more=None, **changes):
+def run(folder, out, *, kind="folder", chosen=model, more=None, on=None, **changes):
     """What ``write_sets`` has written below ``folder``, curated into ``out``.
 
     ``more``: a folder beside the others that is a further seed set of this name.
@@ -33,10 +34,11 @@ def run(folder, out, *, kind="folder", chosen=model, more=None, **changes):
     if more is not None:
         seeds["more"] = open_images(str(folder / more))
     against = [open_images(str(folder / "against"))]
-    return curate(chosen(), pool, seeds, against, recipe(**changes), out, mesh=mesh(1))
+    return curate(chosen(), pool, seeds, against, recipe(**changes), out, mesh=on or mesh(1))
 
 
 def write_sets(folder):
+    folder.mkdir(exist_ok=True)
     write_colours(folder / "pool")
     write_colours(folder / "seeds", (0, 0, 0, 4), copies=0, seed=1)
     # An evaluation set that knows two green images of the pool.
@@ -75,7 +77,10 @@ def test_every_stage(whole):
     assert 1 <= len(found) <= 8  # two neighbours of each of four seed images
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     assert [line["record"] for line in lines] == pool.records[done.rows].tolist()
-    assert lines[0].keys() == {"id", "source", "record", "part", "why"}
+    assert lines[0].keys() == {"id", "source", "record", "part", "clusters", "why"}
+    for line in lines:
+        (place,) = np.flatnonzero(pool.records[done.dedup.kept] == line["record"])
+        assert line["clusters"] == [done.tree.clusters(level)[place] for level in (0, 1)]
     assert sum("balanced" in line["why"] for line in lines) == 16
     assert sum("retrieved:yellow" in line["why"] for line in lines) == len(found)
     assert not dropped & {line["id"] for line in lines}
@@ -91,6 +96,11 @@ def test_it_can_be_trained_on(whole):
     records = [packed[i] for i in range(len(packed))]
     lines = (out / "manifest.jsonl").read_text().splitlines()
     assert sorted(r.id for r in records) == sorted(json.loads(line)["id"] for line in lines)
+    by_id = {line["id"]: line for line in map(json.loads, lines)}
+    beside = [read_about(str(out / "shards"), i)["records"] for i in range(len(packed.files))]
+    for columns in beside:
+        for name in ("clusters", "why"):
+            assert columns[name] == [by_id[id_][name] for id_ in columns["id"]]
     assert packed.classes == ("c0", "c1", "c2", "c3")
     assert all(packed.classes[r.label] == os.path.dirname(r.id) for r in records)
 

@@ -7,11 +7,13 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec as P
 
+from dinov3_jax import checkpoint
 from dinov3_jax.config import MeshConfig
 from dinov3_jax.distributed import sharding
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.models import build, presets
-from tests import regenerate
+from dinov3_jax.train.state import init_state, state_shardings
+from tests import collectives, regenerate
 from tests.tiny import tiny_config
 
 FSDP = MeshConfig(1, 8, 1, 1)
@@ -112,3 +114,23 @@ def test_shard_batch_constrains_axis_0():
         out = jax.jit(lambda: sharding.shard_batch(jnp.ones((16, 2))))()
     assert {shard.data.shape for shard in out.addressable_shards} == {(2, 2)}
     np.testing.assert_array_equal(out, 1.0)
+
+
+@pytest.mark.parametrize("sizes", [(1, 8, 1, 1), (1, 4, 2, 1)])
+def test_evaluation_gathers_weights_and_reduces_nothing(sizes):
+    """Outside ``distributed.fsdp`` the compiler places what is computed, by ``shard_batch``."""
+    config, mesh = tiny_config(), make_mesh(MeshConfig(*sizes))
+    networks = build.networks(config)
+
+    def forward(teacher, images):
+        out = nnx.merge(networks.backbone, teacher["backbone"])(images)
+        return out, nnx.merge(networks.dino_head, teacher["dino_head"])(out.cls)
+
+    shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0))).teacher
+    teacher = checkpoint.abstract(shapes, state_shardings(config, mesh).teacher)
+    images = jax.ShapeDtypeStruct(
+        (16, 16, 16, 3), np.float32, sharding=sharding.batch_sharding(mesh)
+    )
+    with jax.set_mesh(mesh):
+        program = jax.jit(forward).lower(teacher, images).compile().as_text()
+    assert {kind for kind, _ in collectives.find(program)} == {"all-gather"}

@@ -88,6 +88,14 @@ def hires():
     return plan({"": from_config_dict(vit7b16_hires.get_config())}, parse_topology("h100:256"))
 
 
+def test_larger_canvases_take_more_cores(gpus, hires):
+    """Pixels: canvases of 1536 instead of 576, (1536 / 576)² = 7.1 times the work."""
+    per_core = [
+        m["whole_run"]["images_per_second"] / m["whole_run"]["host_cores"] for m in (gpus, hires)
+    ]
+    assert per_core[0] / per_core[1] == pytest.approx((1536 / 576) ** 2)
+
+
 def test_a_mixture_is_planned_at_its_largest_sizes(hires):
     """768 and 336 pixels, Gram crops of 1152; the whole run at the mean of its FLOPs."""
     config = from_config_dict(vit7b16_hires.get_config())
@@ -104,6 +112,13 @@ def test_a_mixture_is_planned_at_its_largest_sizes(hires):
     printed = report.text(hires)
     assert "Time of a step of the largest crops, 768 and 336 pixels" in printed
     assert f"a mean step having {mean:.1%} of that FLOP" in printed
+
+
+def test_every_size_of_a_mixture_is_checked():
+    recipe = vit7b16_hires.get_config()
+    recipe.crops.mixture = ((500, 112, 768, 0.5), (768, 336, 1152, 0.5))
+    with pytest.raises(ConfigError, match="500"):
+        plan({"": from_config_dict(recipe)}, parse_topology("h100:256"))
 
 
 def test_candidates_fit_the_number_of_chips():

@@ -2,6 +2,9 @@
 
 import dataclasses
 import logging
+import re
+import resource
+import shutil
 
 import jax
 import numpy as np
@@ -82,6 +85,29 @@ def test_a_draft_does_not_count(tmp_path):
     assert local_saves.steps(tmp_path) == [3]
 
 
+def test_a_full_disk_is_a_warning(tmp_path, caplog):
+    """A limit on the size of a file stands in for the disk: the write fails half-way."""
+    local_saves.save(tmp_path, state_at(3), 3)
+    size = (tmp_path / "3.npz").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        written = local_saves.save(tmp_path, state_at(4), 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not written
+    assert re.search(r"step 4 is not saved in .*free \d\.\d GB there.*local", caplog.text)
+    assert [path.name for path in tmp_path.iterdir()] == ["3.npz"]
+    assert local_saves.save(tmp_path, state_at(5), 5)
+    assert local_saves.steps(tmp_path) == [3, 5]
+
+
+def test_a_place_that_cannot_be_made_is_a_warning(tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder")
+    assert not local_saves.save(tmp_path / "file" / "0_of_1", state_at(3), 3)
+    assert "step 3 is not saved" in caplog.text
+
+
 def test_each_run_and_each_process_has_a_folder(tmp_path):
     settings = dataclasses.replace(CONFIG.checkpoint, local=str(tmp_path))
     one, two = (local_saves.folder(settings, "/runs/a", identity) for identity in ("x", "y"))
@@ -121,6 +147,24 @@ def test_a_run_that_broke_goes_on_from_here_to_the_same_bits(tmp_path, monkeypat
     rows = read_metrics(epath.Path(tmp_path / "broken"))
     assert [row["step"] for row in rows if "checkpoint/local_seconds" in row] == [3, 6, 9]
     assert [row["step"] for row in rows if "loss/total" in row] == list(range(1, 13))
+
+
+def test_a_workdir_made_anew_does_not_find_it(tmp_path):
+    """The folder of a run stays while its workdir does, and with another recipe is another."""
+    config = run_config(
+        write_images(tmp_path / "images", count=8),
+        **{"checkpoint.local": str(tmp_path / "local"), "eval.health_images": 2},
+    )
+    source, run = open_source(config.data), epath.Path(tmp_path / "run")
+
+    def place():
+        plans, _ = students.prepare({"": config}, run, source)
+        return plans[""].local
+
+    first = place()
+    assert place() == first
+    shutil.rmtree(run)
+    assert place() != first
 
 
 def test_another_recipe_does_not_find_it(tmp_path):

@@ -1,26 +1,32 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
+from configs import vit7b16_pretrain
 from dinov3_jax import checkpoint
 from dinov3_jax.config import ConfigError
 from dinov3_jax.data.sources import open_source
 from dinov3_jax.distributed.mesh import make_mesh
+from dinov3_jax.recipe import from_config_dict
 from dinov3_jax.train import loop, workdir
 from dinov3_jax.train.guard import TrainingError
 from dinov3_jax.train.metrics import read_metrics
 from dinov3_jax.train.state import init_state, state_shardings
 from tests.data.benchmarks.folders import write_class_folders
 from tests.train.runs import assert_equal_bits, final_state, tiny_config, write_images
+from tests.train.saved import save_run, small_config
 
 # What a run needs on the eight simulated devices of the test process.
 EIGHT = {"mesh.fsdp": -1, "batch.images": 16, "batch.group": 2}
@@ -126,6 +132,32 @@ def test_a_full_disk_is_explained(images, tmp_path):
     assert "The last complete checkpoint is untouched; free space" in stderr
 
 
+def test_a_save_that_fails_ends_the_run_at_the_next_step(images, tmp_path, monkeypatch):
+    """Not at the next save, at step 8. From the save of step 4 on Orbax has an error to tell."""
+    save, errors = ocp.CheckpointManager.save, []
+
+    def starts(manager, step, **arguments):
+        save(manager, step, **arguments)
+        errors.append(OSError(f"No space left on device, step {step}"))
+
+    def check(manager):
+        if errors:
+            raise errors[0]
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", starts)
+    monkeypatch.setattr(ocp.CheckpointManager, "check_for_errors", check)
+    with pytest.raises(checkpoint.CheckpointError, match="No space left on device, step 4"):
+        loop.train(tiny_config(images, **EIGHT), tmp_path)
+    rows = [row["step"] for row in read_metrics(epath.Path(tmp_path)) if "loss/total" in row]
+    assert rows == [1, 2, 3]  # step 5 is done; the metrics of two steps are still on the device
+
+
+def test_old_checkpoints_go_but_for_every_so_many_steps(tmp_path):
+    config = small_config(**{"checkpoint.keep": 1, "checkpoint.keep_every": 8})
+    save_run(tmp_path, config, (4, 8, 12))
+    assert checkpoint.complete_steps(tmp_path) == [8, 12]
+
+
 def test_a_torn_newest_checkpoint_falls_back_loudly(images, finished, tmp_path, caplog):
     config = tiny_config(images)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
@@ -177,6 +209,43 @@ def test_a_workdir_that_a_host_does_not_see_is_refused(images, tmp_path, monkeyp
 def test_logging_and_evaluation_may_change_between_starts(images, finished):
     changed = {"log.every": 3, "eval.every": 5, "checkpoint.keep": 2, "data.threads": 2}
     claim(finished, tiny_config(images, **changed))
+
+
+def test_recomputation_may_change_between_starts(images, finished, tmp_path):
+    """The losses of the first step from the checkpoint are those of the run that saved it."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    for step in (8, 12):
+        shutil.rmtree(copy / "checkpoints" / str(step))
+    run = start(images, copy, "student.remat='dots'", "student.remat_blocks=1")
+    _, stderr = run.communicate(timeout=300)
+    assert run.returncode == 0, stderr
+    assert checkpoint.complete_steps(copy) == [4, 8, 12]
+    got, wanted = (
+        next(row for row in read_metrics(epath.Path(path)) if row["step"] == 5)
+        for path in (copy, finished)
+    )
+    assert got["time"] > wanted["time"]
+    for name in ("loss/dino_global", "loss/dino_local", "loss/ibot"):
+        # Float32 in another order. Not KoLeo: it is the log of distances near 0 here.
+        assert got[name] == pytest.approx(wanted[name], rel=1e-5)
+
+
+def test_what_only_reorders_sums_may_change_between_starts(images, finished):
+    """tests/train/test_step.py holds them against each other."""
+    claim(finished, tiny_config(images, **{"batch.accumulate": 2, "student.attention": "xla"}))
+
+
+def test_the_chips_of_the_7b_are_layouts_of_one_run():
+    """A run saved on one kind of chip goes on, and its local saves count, on another."""
+    source = types.SimpleNamespace(fingerprint="data")
+    layouts = vit7b16_pretrain.LAYOUTS
+    runs = {
+        workdir.identity(from_config_dict(vit7b16_pretrain.get_config(f"chip={chip}")), source)
+        for chip in layouts
+    }
+    assert len(layouts) == 4
+    assert len(runs) == 1
 
 
 def test_non_finite_steps_stop_the_run_and_leave_their_evidence(images, tmp_path):

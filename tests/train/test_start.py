@@ -130,7 +130,7 @@ def test_heads_of_a_gram_teacher_do_not_matter(saved):
 
 def test_settings_of_training_alone_may_differ(saved):
     other = {"drop_path": 0.3, "rope_shift": 0.2, "dtype": "bfloat16", "remat": "full",
-             "attention": "xla", "fp8": True}  # fmt: skip
+             "remat_blocks": 1, "attention": "xla", "fp8": True}  # fmt: skip
     config = wants("init", saved[0], **{f"student.{key}": value for key, value in other.items()})
     assert find_sources(config, resuming=False).init == Origin(saved[0], 20)
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from dinov3_jax.config import ConfigError, MeshConfig
+from dinov3_jax.config import CompleteVitConfig, ConfigError, MeshConfig
 from dinov3_jax.data.sources import SourceError
 from dinov3_jax.distributed.mesh import make_mesh
 from dinov3_jax.evals.evaluation import Result
@@ -38,7 +38,7 @@ def test_rows_are_what_dinov3_eval_measures_of_the_teacher(tmp_path):
 
 
 def test_the_teacher_in_training_and_from_its_checkpoint_give_one_number(tmp_path, monkeypatch):
-    """The recipe trains in bfloat16, with an attention that a CPU does not have."""
+    """The recipe trains in bfloat16 and float8, with an attention that a CPU does not have."""
 
     def mean_of_cls(model, settings, mesh):
         images = np.linspace(-1, 1, 2 * 8 * 8 * 3, dtype=np.float32).reshape(2, 8, 8, 3)
@@ -49,12 +49,16 @@ def test_the_teacher_in_training_and_from_its_checkpoint_give_one_number(tmp_pat
         **{
             "student.dtype": "bfloat16",
             "student.attention": "pallas",
+            "student.fp8": True,
             "eval.suite": (("knn", "x", ()),),
         }
     )
     states = save_run(tmp_path / "run", config, [1])
     row = suite_row(config, states[1].teacher, MESH, first=True)
-    assert row == {"eval/knn/top1": mean_of_cls(load(tmp_path / "run"), None, MESH).metrics["top1"]}
+    loaded = load(tmp_path / "run")
+    assert isinstance(loaded.config, CompleteVitConfig)
+    assert not loaded.config.fp8
+    assert row == {"eval/knn/top1": mean_of_cls(loaded, None, MESH).metrics["top1"]}
 
 
 def test_no_suite_is_no_row():

@@ -24,6 +24,15 @@ class Pair:
     points_b: np.ndarray  # float64 [k, 2], where the same points are in the other image
 
 
+def write_matches(path: Path, pair: Pair) -> None:
+    """The CSV file that ``open_matches`` reads, of one pair, whose paths are absolute in it."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(COLUMNS)
+        for a, b in zip(pair.points_a.tolist(), pair.points_b.tolist(), strict=True):
+            rows.writerow((pair.a.absolute(), pair.b.absolute(), *a, *b))
+
+
 def open_matches(path: str) -> tuple[Pair, ...]:
     """The pairs of images of the CSV file ``path``, in the order of their first lines."""
     file = Path(path).expanduser().absolute()

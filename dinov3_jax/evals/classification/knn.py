@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jax.sharding import Mesh
 
+from dinov3_jax.config import ConfigError
 from dinov3_jax.curation.neighbours import nearest
 from dinov3_jax.data.benchmarks.classification import Classification, open_classification
 from dinov3_jax.data.centre_crop import centre_crop
@@ -102,18 +103,19 @@ def classify(
       float32, the votes float64.
 
     Raises:
+      ConfigError: no k, a k or temperature that is not positive, a bank of one image to skip.
       ValueError: nothing to search, mismatched shapes, labels out of range, non-finite features.
     """
     bank = check_features("the bank", bank).astype(np.float32, copy=False)
     queries = check_features("queries", queries).astype(np.float32, copy=False)
     labels = check_labels("bank_labels", bank_labels, len(bank), classes)
     if not neighbours or min(neighbours) < 1 or temperature <= 0:
-        raise ValueError(
+        raise ConfigError(
             f"got k = {neighbours}, temperature = {temperature}; wanted k >= 1, both positive"
         )
     voters = len(bank) - skip_first
     if voters < 1:
-        raise ValueError("the bank has 1 image and skip_first is on; wanted at least 2 images")
+        raise ConfigError("the bank has 1 image and skip_first is on; wanted at least 2 images")
     kept = sorted({min(k, voters) for k in neighbours})
     index, cosine = nearest(queries, bank, kept[-1] + skip_first, mesh=mesh)
     index, cosine = index[:, skip_first:].copy(), cosine[:, skip_first:]

@@ -10,11 +10,13 @@ from jax.sharding import Mesh
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from dinov3_jax.config import ConfigError
 from dinov3_jax.data.benchmarks.classification import open_classification
 from dinov3_jax.evals.classification import few_shot
 from dinov3_jax.evals.classification.arrays import check_features, check_labels
 from dinov3_jax.evals.classification.features import split_features
 from dinov3_jax.evals.classification.metrics import mean_per_class
+from dinov3_jax.evals.classification.pictures import chart, mistakes
 from dinov3_jax.evals.evaluation import Result
 from dinov3_jax.models.model import Model
 
@@ -68,7 +70,7 @@ def evaluate(model: Model, settings: LogisticSettings, mesh: Mesh) -> Result:
             parts = (features[~held], labels[~held], features[held], labels[held])
         else:
             parts = (features, labels, found["val"], data.val.labels)
-        fit, val_top1 = fit_best(
+        fit, tried = fit_best(
             *parts,
             classes=len(data.classes),
             values=values,
@@ -77,18 +79,30 @@ def evaluate(model: Model, settings: LogisticSettings, mesh: Mesh) -> Result:
             tol=settings.tol,
         )
         test = found["test"].astype(np.float64)
+        predicted = fit.classifier.predict(test)
         scores = {
-            "top1": top1(fit.classifier, found["test"], data.test.labels),
+            "top1": 100.0 * float(np.mean(predicted == data.test.labels)),
             "mean_per_class": mean_per_class(
-                np.eye(len(data.classes))[fit.classifier.predict(test)], data.test.labels
+                np.eye(len(data.classes))[predicted], data.test.labels
             ),
             "C": fit.C,
             "unfinished": float(fit.unfinished),
         }
-        return scores if val_top1 is None else scores | {"val_top1": val_top1}
+        if tried:
+            scores["val_top1"] = tried[fit.C]
+        if seed > 0:
+            return scores, ()
+        # A class without a training image has no column.
+        logits = np.full((len(test), len(data.classes)), -np.inf)
+        logits[:, fit.classifier.classes_] = fit.classifier.predict_log_proba(test)
+        split = "images of train/ held out" if data.val is None else "val"
+        caption = f"Top-1 by C, on {split}{', of the first draw' * few}"
+        curve = (chart(list(tried), {"val": list(tried.values())}, caption=caption, x="C"),)
+        wrong = mistakes(logits, data.test.labels, data.classes, data.test.image)
+        return scores, (*curve * (len(tried) > 1), *wrong)
 
-    scored = [score(chosen, seed) for seed, chosen in enumerate(subsets)]
-    return Result(few_shot.spread(scored) if few else scored[0])
+    scored, pictures = zip(*(score(chosen, seed) for seed, chosen in enumerate(subsets)))
+    return Result(few_shot.spread(scored) if few else scored[0], pictures[0])
 
 
 def hold_out(labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
@@ -113,45 +127,45 @@ def fit_best(
     refit: bool = True,
     max_iter: int = 1000,
     tol: float = 1e-12,
-) -> tuple[Fit, float | None]:
+) -> tuple[Fit, dict[float, float]]:
     """scikit-learn's ``LogisticRegression`` with the C of ``values`` that is best on val.
 
     L-BFGS, L2 penalty, float64; of equally good C the smallest. Returns the fit, on train or, with
-    ``refit``, on train and val together, and its accuracy on val in percent before that. A single C
-    is not chosen: then val may be empty, and the accuracy is None.
+    ``refit``, on train and val together, and C -> percent right of val before that, ascending.
+    A single C is not chosen: then val may be empty, and so is the table.
 
     Args:
       train, val: [n, D] float; train_labels, val_labels: [n] int in [0, classes).
 
     Raises:
-      ValueError: features that are not finite, labels that do not fit, fewer than two classes in
-        train, no val to choose by.
+      ConfigError: fewer than two classes in train, no val to choose by, a C that is not positive.
+      ValueError: features that are not finite, labels that do not fit.
     """
     if not values or min(values) <= 0:
-        raise ValueError(f"values of C are {values}, wanted some, all positive")
+        raise ConfigError(f"values of C are {values}, wanted some, all positive")
     train = check_features("train", train).astype(np.float64)
     train_labels = check_labels("train_labels", train_labels, len(train), classes)
     if len(np.unique(train_labels)) < 2:
-        raise ValueError("train has images of one class alone, wanted at least two classes")
+        raise ConfigError("train has images of one class alone, wanted at least two classes")
     has_val = len(val) > 0
     if has_val:
         val = check_features("val", val).astype(np.float64)
         val_labels = check_labels("val_labels", val_labels, len(val), classes)
     elif len(values) > 1:
-        raise ValueError(
+        raise ConfigError(
             f"val has no image to choose one of {len(values)} C by; add images of each class, "
             "or give a single C"
         )
     how = {"max_iter": max_iter, "tol": tol}
-    fits = [fit_one(train, train_labels, C, **how) for C in sorted(values)]
-    scores = [top1(fit.classifier, val, val_labels) for fit in fits] if has_val else []
-    best = int(np.argmax(scores)) if scores else 0
-    chosen, unfinished = fits[best], sum(fit.unfinished for fit in fits)
+    fits = {C: fit_one(train, train_labels, C, **how) for C in sorted(values)}
+    tried = {C: top1(fit.classifier, val, val_labels) for C, fit in fits.items() if has_val}
+    chosen = fits[max(tried, key=lambda C: tried[C])] if tried else next(iter(fits.values()))
+    unfinished = sum(fit.unfinished for fit in fits.values())
     if refit and has_val:
         both, labels = np.concatenate([train, val]), np.concatenate([train_labels, val_labels])
         chosen = fit_one(both, labels, chosen.C, **how)
         unfinished += chosen.unfinished
-    return chosen._replace(unfinished=unfinished), scores[best] if scores else None
+    return chosen._replace(unfinished=unfinished), tried
 
 
 def top1(classifier: LogisticRegression, features, labels) -> float:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dinov3_jax.config import ConfigError
+
 # Error of AlexNet on each corruption of ImageNet-C, the mean of its 5 levels (Hendrycks and
 # Dietterich, ICLR 2019). The four further corruptions of that data set are no part of the mean.
 ALEXNET = {
@@ -56,7 +58,7 @@ def any_match(scores: np.ndarray, label_sets: Sequence[Sequence[int]]) -> float:
         raise ValueError(f"{len(scores)} images have scores, {len(label_sets)} have labels")
     kept = [i for i, labels in enumerate(label_sets) if len(labels)]
     if not kept:
-        raise ValueError(f"none of {len(label_sets)} images has a label, wanted at least one")
+        raise ConfigError(f"none of {len(label_sets)} images has a label, wanted at least one")
     predicted = np.asarray(scores).argmax(axis=-1)
     return 100.0 * float(np.mean([predicted[i] in label_sets[i] for i in kept]))
 
@@ -115,7 +117,7 @@ def multilabel(scores: np.ndarray, labels: np.ndarray, *, metric=average_precisi
         )
     found = np.flatnonzero((labels == 1).any(axis=0))
     if not len(found):
-        raise ValueError(f"no label of {len(labels)} images is 1, wanted at least one")
+        raise ConfigError(f"no label of {len(labels)} images is 1, wanted at least one")
     counted = [(scores[:, c], labels[:, c], labels[:, c] >= 0) for c in found]
     return float(np.mean([metric(s[kept], y[kept] == 1) for s, y, kept in counted]))
 

@@ -12,13 +12,20 @@ from dinov3_jax.evals.evaluation import Picture
 _SIDE = 256  # pixels, at most, of the longer side of a photograph
 
 
-def chart(rates: Sequence[float], curves: Mapping[str, np.ndarray], *, caption: str) -> Picture:
-    """Percent over learning rates, one line each of ``curves``: values [rates]."""
+def chart(
+    tried: Sequence[float],
+    curves: Mapping[str, Sequence[float] | np.ndarray],
+    *,
+    caption: str,
+    x: str = "learning rate",
+    y: str = "top-1, %",
+) -> Picture:
+    """Percent over the values ``tried`` of one setting, one line each of ``curves``."""
     figure = Figure(figsize=(5.12, 3.2), dpi=100, layout="constrained")
     axes = figure.subplots()
     for name, values in curves.items():
-        axes.plot(rates, values, marker="o", markersize=3, label=name)
-    axes.set(xscale="log", xlabel="learning rate", ylabel="top-1, %")
+        axes.plot(tried, values, marker="o", markersize=3, label=name)
+    axes.set(xscale="log", xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     file = io.BytesIO()
@@ -52,6 +59,34 @@ def mistakes(
         )
         for i in map(int, shown)
     )
+
+
+def false_alarms(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    image: Callable[[int], np.ndarray],
+    *,
+    count: int = 4,
+) -> tuple[Picture, ...]:
+    """The images that are given a class they lack with the highest probability, ``count`` at most,
+    each once.
+
+    scores [n, K] are log-odds, labels int [n, K]: 1 present, 0 absent, -1 does not count; ``image``
+    gives the pixels uint8 [h, w, 3] of one.
+    """
+    odds = np.where(labels == 0, scores, -np.inf)
+    given, sure = odds.argmax(axis=1), odds.max(axis=1)
+    shown = [i for i in map(int, np.argsort(-sure, kind="stable")[:count]) if sure[i] > 0]
+    made = []
+    for i in shown:
+        present = [name for name, there in zip(classes, labels[i], strict=True) if there == 1]
+        caption = (
+            f"{', '.join(present) or 'no class'}, taken for {classes[int(given[i])]} "
+            f"(probability {1 / (1 + np.exp(-sure[i])):.2f})"
+        )
+        made.append(Picture(caption, _small(image(i))))
+    return tuple(made)
 
 
 def _small(image):

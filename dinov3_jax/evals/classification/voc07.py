@@ -16,6 +16,7 @@ from dinov3_jax.data.benchmarks.voc07 import open_voc07
 from dinov3_jax.evals.classification.features import split_features
 from dinov3_jax.evals.classification.logistic import GRID, Fit, fit_one
 from dinov3_jax.evals.classification.metrics import average_precision, eleven_point, multilabel
+from dinov3_jax.evals.classification.pictures import chart, false_alarms
 from dinov3_jax.evals.evaluation import Result
 from dinov3_jax.models.model import Model
 
@@ -53,6 +54,10 @@ def evaluate(model: Model, settings: Voc07Settings, mesh: Mesh) -> Result:
     labels = np.concatenate([data.train.labels, data.val.labels])
     final = fit(both, labels, values[best], **limits)
     scores = decide(final, test)
+    drawn = false_alarms(scores, data.test.labels, data.classes, data.test.image)
+    if len(values) > 1:
+        caption = "Mean 11-point average precision by C, on val"
+        drawn = (chart(values, {"val": found}, caption=caption, x="C", y="mAP, %"), *drawn)
     return Result(
         {
             "map": multilabel(scores, data.test.labels, metric=eleven_point),
@@ -60,14 +65,15 @@ def evaluate(model: Model, settings: Voc07Settings, mesh: Mesh) -> Result:
             "val_map": found[best],
             "C": values[best],
             "unfinished": float(sum(one.unfinished for fits in (*tried, final) for one in fits)),
-        }
+        },
+        drawn,
     )
 
 
 def fit(features, labels, C: float, *, max_iter: int, tol: float) -> list[Fit]:
     """One ``LogisticRegression`` a class, present against absent; labels -1 are left out.
 
-    features float64 [n, D], labels int [n, K] in {1, 0, -1}. Raises ``ValueError`` for a class
+    features float64 [n, D], labels int [n, K] in {1, 0, -1}. Raises ``ConfigError`` for a class
     that is in all images or in none.
     """
     fits = []
@@ -75,7 +81,7 @@ def fit(features, labels, C: float, *, max_iter: int, tol: float) -> list[Fit]:
         counted = labels[:, c] >= 0
         present = labels[counted, c]
         if len(np.unique(present)) < 2:
-            raise ValueError(
+            raise ConfigError(
                 f"class {c} is in {int(present.sum())} of {len(present)} images, wanted some with "
                 "and some without"
             )

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
+from dinov3_jax.config import ConfigError
+
 WEAK = 1e-5  # weight of an edge between patches that are not alike
 BLOCK = 8  # vectors that are iterated together
 ROUNDS = 30  # of ``STEPS`` multiplications each, at most
@@ -26,7 +28,7 @@ def eigenvectors(tokens: np.ndarray, taus: tuple[float, ...]) -> np.ndarray:
     by decomposition of the whole matrix.
     """
     if tokens.ndim != 2 or len(tokens) < 2:
-        raise ValueError(f"tokens are {list(tokens.shape)}, wanted [N, D] with N >= 2 patches")
+        raise ConfigError(f"tokens are {list(tokens.shape)}, wanted [N, D] with N >= 2 patches")
     cosines = _cosines(tokens)
     found = []
     for tau in taus:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dinov3_jax.config import ConfigError
+
 CHUNK = 1 << 26  # similarities held at once: 256 MiB
 
 
@@ -65,7 +67,7 @@ def average_precisions(
 ) -> np.ndarray:
     """``average_precision`` of each query, float [q]; NaN for one without positives.
 
-    Raises ``ValueError`` where no query has any.
+    Raises ``ConfigError`` where no query has any.
     """
     precision = np.full(len(queries), np.nan)
     for i, (order, query) in enumerate(zip(orders, queries, strict=True)):
@@ -73,7 +75,7 @@ def average_precisions(
             ranks = positive_ranks(order, query)
             precision[i] = average_precision(ranks, len(query.positives), trapezoid=trapezoid)
     if np.isnan(precision).all():
-        raise ValueError(
+        raise ConfigError(
             f"none of {len(queries)} queries has a positive in the database; a mean over none "
             "means nothing"
         )
@@ -95,7 +97,7 @@ def global_average_precision(
       known: bool [q], the object is in the database.
     """
     if not known.any():
-        raise ValueError(f"none of {len(known)} queries has an object of the database")
+        raise ConfigError(f"none of {len(known)} queries has an object of the database")
     order = np.argsort(-np.asarray(confidence, np.float64), kind="stable")
     hits = (correct & known)[order]
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)

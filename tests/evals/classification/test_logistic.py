@@ -39,11 +39,12 @@ def test_is_scikit_learns_with_the_c_that_is_best_on_val(refit):
         C: LogisticRegression(C=C, **HOW).fit(train, labels).score(val, val_labels) for C in values
     }
     best = min(C for C in values if scores[C] == max(scores.values()))
-    fit, score = fit_best(
+    fit, tried = fit_best(
         train, labels, val, val_labels, classes=3, values=values, refit=refit, **HOW
     )
     assert best == fit.C
-    assert score == pytest.approx(100 * scores[best])
+    assert list(tried) == sorted(values)
+    assert tried == pytest.approx({C: 100 * score for C, score in scores.items()})
     if refit:
         train, labels = np.concatenate([train, val]), np.concatenate([labels, val_labels])
     oracle = LogisticRegression(C=best, **HOW).fit(train, labels)
@@ -112,6 +113,27 @@ def test_on_images_one_and_eight_devices_agree(settings):
     # Greys by class: also a random network tells them apart, whatever the rounding.
     assert results[0]["top1"] == results[1]["top1"] == 100.0
     assert results[0]["mean_per_class"] == results[0]["val_top1"] == 100.0
+
+
+def test_pictures_are_the_choice_of_c_and_mistakes(tmp_path):
+    """Of a test split whose folders are exchanged all is wrong."""
+    data = write_class_folders(tmp_path, train=5, test=2)
+    names = sorted(path.name for path in (tmp_path / "test").iterdir())
+    for old, new in zip(names, [*names[1:], names[0]], strict=True):
+        (tmp_path / "test" / old).rename(tmp_path / f"{new}_test")
+    for name in names:
+        (tmp_path / f"{name}_test").rename(tmp_path / "test" / name)
+    settings = LogisticSettings(data, resize=8, crop=8, C=(0.01, 100.0), batch=8)
+    result = evaluate(vit(), settings, mesh())
+    assert result.metrics["top1"] == 0.0
+    curve, *wrong = result.pictures
+    assert curve.caption == "Top-1 by C, on images of train/ held out"
+    assert len(wrong) == 4
+    for picture in wrong:
+        own, _, taken = picture.caption.partition(" (")[0].partition(", taken for ")
+        assert names.index(own) == (names.index(taken) + 1) % len(names)
+    single = dataclasses.replace(settings, C=(100.0,), shots=2, draws=2)
+    assert len(evaluate(vit(), single, mesh()).pictures) == 4  # there is no choice to draw
 
 
 def test_few_shots_and_a_val_folder(tmp_path):

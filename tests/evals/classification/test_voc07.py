@@ -55,6 +55,9 @@ def test_end_to_end_and_the_same_on_eight_devices(tmp_path):
     assert {k: v for k, v in one.items() if k != "unfinished"} == pytest.approx(
         {k: v for k, v in eight.items() if k != "unfinished"}
     )
+    several = Voc07Settings(data, resize=8, crop=8, C=(1e-3, 1.0), max_iter=20, tol=1e-3, batch=8)
+    result = evaluate(vit(), several, mesh(1))
+    assert result.pictures[0].caption == "Mean 11-point average precision by C, on val"
     with pytest.raises(ConfigError, match="all positive"):
         evaluate(vit(), Voc07Settings(data, resize=8, crop=8, C=(0.0,)), mesh(1))
 
