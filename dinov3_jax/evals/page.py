@@ -90,7 +90,7 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th { font-size: .78rem; font-weight: 500; color: var(--muted); text-align: left; }
 td, th { padding: 5px 12px 5px 0; border-top: 1px solid var(--rule); vertical-align: top;
   overflow-wrap: anywhere; }
-td:first-child { overflow-wrap: break-word; }
+td:first-child { overflow-wrap: break-word; } td.n { white-space: nowrap; }
 table > :first-child > tr:first-child > * { border-top: 0; }
 .n { text-align: right; font-variant-numeric: tabular-nums; }
 a { color: var(--s1); }

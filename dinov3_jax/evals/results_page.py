@@ -41,7 +41,7 @@ def _overview(entries):
         )
     return (
         "<section class='card table'><table><thead><tr><th>evaluation</th><th>metric</th>"
-        f"<th class='n'>value</th><th class='n'>seconds</th></tr></thead><tbody>{''.join(rows)}"
+        f"<th class='n'>value</th><th class='n'>s</th></tr></thead><tbody>{''.join(rows)}"
         "</tbody></table></section>"
     )
 
@@ -65,8 +65,12 @@ def _section(name, entry, pictures):
         f"{html.escape(find(name).about)}</p><div class='grid pair'>"
         f"<div class='card table'><table><tbody>{metrics}</tbody></table></div>"
         f"<div class='card table'><h3>Settings</h3><table><tbody>{settings}</tbody></table></div>"
-        f"</div>{shown and f'<div class=grid>{shown}</div>'}</section>"
+        f"</div>{shown and _GRID.format(shown)}</section>"
     )
+
+
+# Cards end with their picture: tall and wide ones stand side by side.
+_GRID = "<div class='grid' style='align-items:start'>{}</div>"
 
 
 def _picture(path, caption):
