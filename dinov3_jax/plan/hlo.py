@@ -14,7 +14,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 _BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2,
           "s16": 2, "u16": 2}  # fmt: skip
 _HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_CALLS = re.compile(r"(calls|body|called_computations)=\{?%?([\w.\-]+)")
+_CALLS = re.compile(r"(calls|body|called_computations|to_apply)=\{?%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=([^,\s]+)")
 _COLLECTIVE = re.compile(rf"%?[\w.\-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\((.*?)\)")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
@@ -125,8 +125,12 @@ def _read(program):
         for line in computations[name]:
             turns = _turns(line, computations) if " while(" in line else 1
             for how, called in _CALLS.findall(line):
+                if how == "to_apply" and " call(" not in line:
+                    continue  # what a reduction does to two numbers
                 if called in computations:
-                    inline.update({called} if how == "body" and name in inline else ())
+                    inline.update(
+                        {called} if how in ("body", "to_apply") and name in inline else ()
+                    )
                     fused.update({called} if " fusion(" in line else ())
                     walk(called, count * (turns if how == "body" else 1))
             branches = ",".join(a or b for a, b in _BRANCHES.findall(line))

@@ -87,8 +87,10 @@ def test_a_program_that_does_not_fit_is_told():
     recipe = vit7b16_pretrain.get_config("chip=v5e")
     recipe.student.remat, recipe.student.remat_blocks = "none", 0
     made = plan({"": from_config_dict(recipe)}, parse_topology("v5e:16x16"))
-    assert not made["memory"]["fits"]
-    assert "Ran out of memory" in made["error"]
+    memory = made["memory"]
+    assert not memory["fits"]
+    # Whichever is there first: the compiler's refusal or its report of more than there is.
+    assert "Ran out of memory" in made["error"] or memory["total"] > memory["capacity"]
 
 
 @pytest.mark.tpu_aot

@@ -61,8 +61,26 @@ ENTRY %main (a: bf16[4,8]) -> bf16[16,8] {
 """  # noqa: E501
 
 
-def test_loops_count_each_turn_and_asynchronous_ones_are_known():
-    found = {(c.kind, c.name): c for c in hlo.collectives(TPU)}
+# libtpu 0.0.42 calls what 0.0.52 wraps into a custom call.
+CALLED = TPU.replace(
+    'custom-call(%p.1), custom_call_target="x", called_computations={%gather_body.clone}',
+    "call(%p.1), to_apply=%gather_body.clone",
+)
+
+
+def test_what_is_called_from_the_main_thread_is_synchronous():
+    text = CALLED.replace("async-start(%shard)", "call(%shard)").replace(
+        'async_execution_thread="sparsecore", calls=', "to_apply="
+    )
+    assert [c.asynchronous for c in hlo.collectives(text) if c.name.startswith("blocks/")] == [
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("text", [TPU, CALLED])
+def test_loops_count_each_turn_and_asynchronous_ones_are_known(text):
+    found = {(c.kind, c.name): c for c in hlo.collectives(text)}
     assert len(found) == 4
     sparse = found["all-gather", "blocks/all_gather"]
     # 4 x 8 of 16 x 8 were there.
