@@ -6,25 +6,21 @@ They follow colour, so that different crates of apples lie closer together than 
 lie to their own copies; whitened they do not (docs/curation.md has the numbers).
 """
 
-from configs.curation import base
+from configs.curation import base, tiny
 
 
 def get_config():
-    config = base.get_config()
+    config = tiny.get_config()
     config.name = "photos"
     config.embed.size = 64
-    config.embed.dtype = "float32"
     config.embed.part = 256
     config.dedup.whiten = 128
-    config.dedup.against_threshold = 0.6
+    config.dedup.threshold = config.dedup.against_threshold = 0.6
     config.levels = (
         base.level(220),
         base.level(70, resamplings=10, kept=2),
         base.level(20, resamplings=10, kept=2),
     )
     config.sample.budget = 200
-    config.retrieve.neighbours = 4
-    config.retrieve.large = 1
     config.retrieve.budget = 50
-    config.pack.shard_size = 1024
     return config
